@@ -1,0 +1,35 @@
+"""A prior over the latents of a trained autoencoder.
+
+    python experiments/run.py --config=configs/prior.py --config.autoencoder=runs/vq
+
+Code maps get an autoregressive prior (gated PixelCNN, van den Oord et al. 2016, arXiv 1606.05328), vectors a
+Gaussian mixture by EM. The figure `samples` shows decoded samples.
+
+Variants: `conditional` (one class for each column of the samples), `mixture` (EM needs no steps).
+"""
+
+from jaxae.systems.latent import prior
+from jaxae.train.config import apply_variants, base
+
+
+def get_config(arg: str = ""):
+    """The config of the comma-separated variants."""
+    config = base()
+    config.system = "latent.prior"
+    config.model = prior.defaults()
+    config.update(dict(steps=1500, batch_size=100, eval_every=250, figures_every=500, checkpoint_every=500))
+    config.prepare_examples = 0
+    config.model.dropout = 0.2
+    config.optim.update(dict(learning_rate=1e-3, schedule="cosine", warmup_steps=50))
+
+    def conditional(c):
+        c.model.conditional = True
+
+    def mixture(c):
+        c.model.prior = "gaussian_mixture"
+        c.steps = 1
+
+    def tiny(c):
+        c.model.update(dict(hidden=16, layers=2, components=2))
+
+    return apply_variants(config, arg, dict(conditional=conditional, mixture=mixture, tiny=tiny))

@@ -1,0 +1,62 @@
+"""VAE (Kingma and Welling 2013, arXiv 1312.6114) with a diagonal Gaussian posterior.
+
+    python experiments/run.py --config=configs/vae.py
+
+Trains on the 4,000 embedded digits, binarised anew in every epoch.
+
+Variants: `conv` (convolutional networks), `gaussian`, `logistic` (likelihoods for grey values), `beta4`
+(beta-VAE), `pixelcnn` (autoregressive decoder on 14x14 binary digits), `mnist_conv` (the 128-256-512-1024 network
+that benchmarks use), `one_layer` (the 1-layer model of Burda, Grosse and Salakhutdinov 2015, arXiv 1509.00519).
+"""
+
+from jaxae.systems.gaussian import vae
+from jaxae.train.config import apply_variants, base
+
+
+def get_config(arg: str = ""):
+    """The config of the comma-separated variants."""
+    config = base()
+    config.system = "gaussian.vae"
+    config.model = vae.defaults()
+    config.data.binarize = "dynamic"
+    config.update(dict(steps=4000, batch_size=100, log_every=100, eval_every=1000, figures_every=2000,
+                       checkpoint_every=1000))
+    config.evaluators = ("image_quality", "nll")
+
+    def conv(c):
+        c.model.update(dict(network="conv", channels=(32, 64), blocks=1, hidden=32))
+        c.update(dict(steps=1500))
+
+    def gaussian(c):
+        c.data.binarize = "none"
+        c.model.update(dict(likelihood="gaussian", scale=0.2))
+
+    def logistic(c):
+        c.data.binarize = "none"
+        c.model.update(dict(likelihood="discretized_logistic"))
+
+    def beta4(c):
+        c.model.beta = 4.0
+
+    def pixelcnn(c):
+        c.data.update(dict(size=14, binarize="static"))
+        c.model.update(dict(network="conv", channels=(32,), blocks=1, decoder="pixelcnn", pixelcnn_layers=3))
+        c.steps = 1500
+        c.evaluators = ("nll",)
+
+    def mnist_conv(c):
+        c.model.update(dict(network="mnist_conv"))
+        c.update(dict(steps=400))
+
+    def one_layer(c):
+        c.model.update(dict(features=(200, 200), latent=50, activation="tanh"))
+        c.optim.update(dict(eps=1e-4))
+        c.batch_size = 20
+
+    def tiny(c):
+        c.model.update(dict(features=(32,), latent=4, channels=(8,) * len(c.model.channels)))
+        c.evaluators = tuple(name for name in c.evaluators if name != "nll")
+
+    return apply_variants(config, arg, dict(conv=conv, gaussian=gaussian, logistic=logistic, beta4=beta4,
+                                            pixelcnn=pixelcnn, mnist_conv=mnist_conv, one_layer=one_layer,
+                                            tiny=tiny))

@@ -1,0 +1,40 @@
+"""Network bodies as thin Flax linen modules.
+
+Inputs have a leading batch axis, images are channels last, parameters are float32, `dtype` is that of the
+computation, and nothing here normalises over the batch. Convolutions choose the algorithm that suits the
+platform and give the same numbers on each; as pure functions they are `jaxae.nn.conv.conv` and
+`conv_transpose`. None of these bodies knows a loss or a latent: systems put them around a bottleneck.
+"""
+
+from jaxae.nn.attention import SelfAttention, TransformerBlock
+from jaxae.nn.conv import Conv, ConvTranspose
+from jaxae.nn.mlp import MLP
+from jaxae.nn.mnist_conv import MNISTConvDecoder, MNISTConvEncoder
+from jaxae.nn.pixelcnn import PixelCNN
+from jaxae.nn.resnet import (
+    ConvDecoder,
+    ConvEncoder,
+    ImageDecoder,
+    ImageEncoder,
+    ResidualBlock,
+    ResidualStack,
+    check_divisible,
+)
+
+__all__ = [
+    "Conv",
+    "ConvDecoder",
+    "ConvEncoder",
+    "ConvTranspose",
+    "ImageDecoder",
+    "ImageEncoder",
+    "MLP",
+    "MNISTConvDecoder",
+    "MNISTConvEncoder",
+    "PixelCNN",
+    "ResidualBlock",
+    "ResidualStack",
+    "SelfAttention",
+    "TransformerBlock",
+    "check_divisible",
+]

@@ -1,0 +1,1 @@
+"""Systems on latents: priors fitted after the autoencoder."""

@@ -1,0 +1,81 @@
+"""A prior fitted to the latents of a trained autoencoder."""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from jaxae import optim, priors
+from jaxae.systems.base import Latent, Objective, System, variables
+from jaxae.systems.builders import closed_form, one_loss
+
+
+def defaults() -> ConfigDict:
+    """Keys of `config.model`.
+
+    `prior`: 'auto' takes 'autoregressive' for code maps and 'gaussian_mixture' for vectors. `codes` and `classes`
+    are filled in from the autoencoder and its data; `conditional` makes an autoregressive prior class-conditional.
+    """
+    return ConfigDict(dict(prior="auto", codes=0, classes=0, conditional=False, hidden=64, layers=5, dropout=0.0,
+                           embed=32, components=10, covariance="full"))
+
+
+def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:
+    """-log p(z) in nats per example, summed over the latent's dimensions, on latents `x` [n ...].
+
+    An autoregressive prior is trained by gradient; a Gaussian mixture is fitted by EM before the first step.
+
+    Raises:
+      ValueError: for a prior that does not fit the type of the latents.
+    """
+    model, latent = config.model, example["x"]
+    discrete = jnp.issubdtype(latent.dtype, jnp.integer)
+    kind = {"auto": "autoregressive" if discrete else "gaussian_mixture"}.get(model.prior, model.prior)
+    classes = model.classes if model.conditional else 0
+    if model.conditional and "label" not in example:
+        raise ValueError("model.conditional needs labels, and the autoencoder's data have none")
+    if kind == "autoregressive":
+        if not discrete:
+            raise ValueError("an autoregressive prior models integer codes; these latents are real vectors: use "
+                             "model.prior='gaussian_mixture'")
+        prior = priors.autoregressive(latent.shape[1:], model.codes, classes, hidden=model.hidden,
+                                      layers=model.layers, embed=model.embed, dropout=model.dropout,
+                                      axis_name=axis_name, dtype=jnp.dtype(config.dtype))
+    elif kind == "gaussian_mixture":
+        if discrete:
+            raise ValueError("a Gaussian mixture models real vectors; these latents are codes: use "
+                             "model.prior='autoregressive'")
+        if classes:
+            raise ValueError("a Gaussian mixture has no classes: set model.conditional=False")
+        prior = priors.gaussian_mixture(model.components, model.covariance)
+    else:
+        raise ValueError(f"model.prior={model.prior!r} must be 'auto', 'autoregressive' or 'gaussian_mixture'")
+
+    def label_of(batch):
+        return batch["label"] if classes else None
+
+    def init(key, batch):
+        return prior.init(key, batch["x"], label_of(batch)), ()
+
+    positions = latent.size // latent.shape[0]
+
+    def loss(params, extra, batch, key, train: bool):
+        nats = -prior.log_prob(params, batch["x"], label_of(batch), key if train and model.dropout else None)
+        unit = {"bits_per_code": nats / (math.log(2.0) * positions)} if discrete else {}
+        return Objective(nats, {"nll": nats} | unit, extra)
+
+    def sample(model_variables, key, n: int, label=None):
+        return prior.sample(model_variables.params, key, n, label)
+
+    def figures(state, batch, key):
+        label = jnp.arange(64) % classes if classes else None
+        return {"samples": prior.sample(variables(state).params, key, 64, label)}
+
+    rest = dict(sample=sample, figures=figures, latent=Latent(latent.shape[1:], model.codes))
+    if prior.fit is not None:
+        return closed_form(init, lambda params, data, key: prior.fit(params, data["x"], key), loss,
+                           axis_name=axis_name, **rest)
+    return one_loss(init, loss, optim.optimizer(config.optim, config.steps), average=config.optim.average,
+                    accumulate=config.optim.accumulate, axis_name=axis_name, **rest)
+

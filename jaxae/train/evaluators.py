@@ -1,0 +1,125 @@
+"""Metrics that need a whole data set: functions of (system, variables, dataset, key, config) named in the config."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxae import metrics
+from jaxae.data import Dataset
+from jaxae.systems.base import State, System, Variables, variables
+from jaxae.train import ensemble
+from jaxae.train.config import ConfigError
+
+_CHUNK = 100
+
+
+def image_quality(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
+    """PSNR in decibels, SSIM and MSE of test reconstructions, pixels in [0, 1]."""
+    def quality(batch):
+        x, x_hat = batch["x"], system.reconstruct(model, batch["x"])
+        window = min(11, x.shape[1] - (x.shape[1] + 1) % 2, x.shape[2] - (x.shape[2] + 1) % 2)
+        return {"psnr": metrics.psnr(x, x_hat), "ssim": metrics.ssim(x, x_hat, window=window),
+                "mse": metrics.mse(x, x_hat)}
+
+    rows = _over_test(jax.jit(quality), dataset, key)
+    return {name: np.mean(rows[name]) for name in rows}
+
+
+def nll(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
+    """-log p(x) in nats by importance sampling, `nll_samples` draws, and bits per dimension."""
+    samples = config.get("nll_samples", 500)
+
+    def estimate(batch):
+        def log_weights(key, x, k):
+            return system.log_weights(model, key, x, k)
+        return {"nll": metrics.importance_sampled_nll(log_weights, batch["key"], batch["x"], samples, 50)}
+
+    values = _over_test(jax.jit(estimate), dataset, key)["nll"]
+    return {"nll": np.mean(values)}
+
+
+def frechet(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
+    """Frechet and kernel distance of prior samples and of reconstructions to the test set, on digit features."""
+    features = metrics.digit_features()
+
+    def described(batch):
+        drawn = system.sample(model, batch["key"], batch["x"].shape[0])
+        return {"test": features(batch["x"]), "reconstruction": features(system.reconstruct(model, batch["x"])),
+                "sample": features(drawn)}
+
+    rows = _over_test(jax.jit(described), dataset, key)
+    found = {}
+    for name in ("sample", "reconstruction"):
+        found[f"frechet_{name}"] = metrics.frechet_distance(rows[name], rows["test"])
+        found[f"kernel_{name}"] = metrics.kernel_distance(rows[name], rows["test"])
+    return found
+
+
+def probe(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
+    """Test accuracy of a linear classifier on the latents; codes as one-hot vectors."""
+    def coded(batch):
+        z = system.encode(model, batch["x"])
+        z = jax.nn.one_hot(z, system.latent.codes) if system.latent.codes else z
+        return {"z": z.reshape(z.shape[0], -1), "label": batch["label"]}
+
+    run = jax.jit(coded)
+    train = _over(run, dataset.train, dataset, key)
+    test = _over(run, dataset.test, dataset, key)
+    classes = int(train["label"].max()) + 1
+    accuracy = metrics.linear_probe(train["z"], train["label"], test["z"], test["label"], classes)
+    return {"probe_accuracy": accuracy}
+
+
+EVALUATORS: dict[str, Callable[..., dict[str, Any]]] = {
+    "image_quality": image_quality, "nll": nll, "frechet": frechet, "probe": probe}
+_NEEDS = {"image_quality": "reconstruct", "nll": "log_weights", "frechet": "sample", "probe": "encode"}
+
+
+def run_evaluators(config: ConfigDict, system: System, state: State, dataset: Dataset,
+                   names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """The metrics of `config.evaluators`: scalars, or `[members]`.
+
+    Args:
+      config: of the run.
+      system: of one member.
+      state: of all members.
+      dataset: the run's.
+      names: evaluators to run in place of the config's.
+
+    Raises:
+      ConfigError: for a name that is not there, or a model that lacks what it needs.
+    """
+    found: dict[str, np.ndarray] = {}
+    members = ensemble.size(config)
+    for name in config.evaluators if names is None else names:
+        if name not in EVALUATORS:
+            raise ConfigError(f"evaluator {name!r} is not one of {', '.join(EVALUATORS)}")
+        if getattr(system, _NEEDS[name]) is None:
+            raise ConfigError(f"evaluator {name!r} needs `{_NEEDS[name]}`, which {config.system} does not have")
+        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        rows = [EVALUATORS[name](system, variables(ensemble.select(state, i) if members > 1 else state), dataset,
+                                 key, config) for i in range(members)]
+        for metric in rows[0]:
+            values = np.asarray([float(row[metric]) for row in rows])
+            found[metric] = values if members > 1 else values[0]
+    return found
+
+
+def _over_test(function, dataset: Dataset, key):
+    return _over(function, dataset.test, dataset, key)
+
+
+def _over(function, source, dataset: Dataset, key) -> dict[str, np.ndarray]:
+    """`function(batch)` over a split, batch by batch; its per-example arrays `[n ...]` joined."""
+    rows = []
+    for start in range(0, len(source), _CHUNK):
+        # A ragged end is filled from the front, so that one program serves, and cut again.
+        index = np.arange(start, start + _CHUNK) % len(source)
+        batch_key = jax.random.fold_in(key, start)
+        batch = dataset.test_transform(source[index], batch_key) | {"key": batch_key}
+        kept = min(_CHUNK, len(source) - start)
+        rows.append({name: np.asarray(value)[:kept] for name, value in function(batch).items()})
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

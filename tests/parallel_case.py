@@ -1,0 +1,81 @@
+"""A few steps of a system on given devices: what test_parallel.py compares.
+
+    python tests/parallel_case.py CASE LAYOUT STEPS OUT.npz [COORDINATOR PROCESSES PROCESS]
+"""
+
+import os
+import sys
+
+CASES = {"vq_ema": ("vq", {}), "vq_gradient": ("vq", {"codebook": "gradient"}), "vae": ("vae", {})}
+LAYOUTS = {"one": {"data": 1}, "data": {"data": -1}, "fsdp": {"data": 2, "fsdp": -1}, "pmap": {"data": -1}}
+
+
+def small_config(case: str):
+    """A small config: batch 32 of digits, every coupled statistic in use."""
+    import importlib.util
+    from pathlib import Path
+
+    name, model = CASES[case]
+    path = Path(__file__).parent.parent / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("tiny")
+    config.batch_size = 32
+    config.data.num_train = 128
+    config.optim.update(dict(learning_rate=1e-3, schedule="constant", clip=1.0, average=0.9))
+    if name == "vq":
+        # Wide enough that fsdp shards it; revival at a threshold that is met.
+        config.model.update(dict(width=16, codes=64, revive=0.3) | model)
+    else:
+        config.model.update(dict(features=(64,), latent=8))
+    return config
+
+
+def run(case: str, layout: str, steps: int):
+    """The state after `steps`, as a dict of host arrays by name."""
+    import jax
+    import numpy as np
+
+    from jaxae import data
+    from jaxae.train import feed, sharding
+    from jaxae.train.setup import program_of
+
+    config = small_config(case)
+    config.steps, config.log_every = steps, steps
+    config.parallel = "pmap" if layout == "pmap" else "jit"
+    dataset = data.load(config.data)
+    devices = jax.devices()[:1] if layout == "one" else jax.devices()
+    program, _ = program_of(config, dataset, sharding.make_mesh(LAYOUTS[layout], devices))
+    state = program.init()
+    if program.prepare:
+        state = program.prepare(state, dataset.train[np.arange(64)])
+    advance = feed.resident(program, dataset.train, config.batch_size, (0,), False, steps)
+    placed, _ = advance(program.spread(state), 0, steps)
+    sums = None
+    for i, batch in enumerate(feed.evaluation_batches(dataset.test, config.batch_size)):
+        sums = program.evaluate(placed, sums, batch, np.int32(i))
+    whole = jax.jit(lambda s: s, out_shardings=jax.tree.map(
+        lambda a: jax.sharding.NamedSharding(a.sharding.mesh, jax.sharding.PartitionSpec()), program.abstract))(
+            program.whole(placed))
+    leaves = {sharding.leaf_name(path): leaf for path, leaf in
+              jax.tree_util.tree_leaves_with_path(sharding.fetch(whole))}
+    return leaves | {f"evaluate/{k}": np.asarray(v) for k, v in program.fetch(sums).items()}
+
+
+def main():
+    case, layout, steps, out, *cluster = sys.argv[1:]
+    import jax
+    if cluster:
+        coordinator, processes, process = cluster
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(coordinator, int(processes), int(process))
+    import numpy as np
+    leaves = run(case, layout, int(steps))
+    if jax.process_index() == 0:
+        np.savez(out, **leaves)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    main()
