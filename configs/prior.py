@@ -17,10 +17,10 @@ def get_config(arg: str = ""):
     config = base()
     config.system = "latent.prior"
     config.model = prior.defaults()
-    config.update(dict(steps=1500, batch_size=100, eval_every=250, figures_every=500, checkpoint_every=500))
+    config.update(dict(steps=600, batch_size=100, eval_every=200, figures_every=300, checkpoint_every=200))
     config.prepare_examples = 0
-    config.model.dropout = 0.2
-    config.optim.update(dict(learning_rate=1e-3, schedule="cosine", warmup_steps=50))
+    config.model.update(dict(hidden=48, layers=4, dropout=0.2))
+    config.optim.update(dict(learning_rate=2e-3, schedule="cosine", warmup_steps=50))
 
     def conditional(c):
         c.model.conditional = True

@@ -18,7 +18,7 @@ def get_config(arg: str = ""):
     config = base()
     config.system = "discrete.vq_vae"
     config.model = vq_vae.defaults()
-    config.update(dict(steps=2000, batch_size=100, eval_every=500, figures_every=1000, checkpoint_every=500))
+    config.update(dict(steps=1000, batch_size=100, eval_every=250, figures_every=500, checkpoint_every=250))
     config.model.update(dict(channels=(32, 64), blocks=1, hidden=32, codes=256, width=32))
     config.optim.update(dict(learning_rate=2e-3, schedule="cosine", warmup_steps=50))
     config.evaluators = ("image_quality",)

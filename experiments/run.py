@@ -7,33 +7,27 @@
 The workdir is `runs/NAME`, with the variants behind the name, unless `--workdir` says otherwise.
 """
 
-import re
 import sys
 from pathlib import Path
 
 from absl import flags
 
-from jaxae.train import main, train
-from jaxae.train.config import ConfigError
+from jaxae.train import main, mistakes, train
 
 flags.DEFINE_string("workdir", "", "Where outputs go; runs/NAME of the config by default.")
 
 
 def default_workdir(argv: list[str]) -> Path:
     """`runs/vq-gradient` for `--config=configs/vq.py:gradient`."""
-    joined = " ".join(argv)
-    match = re.search(r"--?config[= ](\S+)", joined)
-    if not match:
-        raise ConfigError("name a config: --config=configs/vq.py")
-    path, _, arg = match.group(1).partition(":")
+    path, arg = mistakes.config_path(argv)
     return Path("runs") / "-".join([Path(path).stem, *filter(None, arg.split(","))])
 
 
 def run() -> None:
     """Trains in the workdir of the flags."""
-    argv = sys.argv[1:]
-    workdir = flags.FLAGS.workdir or default_workdir(argv)
-    train(main.CONFIG.value, workdir)
+    config = main.config()
+    workdir = flags.FLAGS.workdir or default_workdir(sys.argv[1:])
+    train(config, workdir)
 
 
 if __name__ == "__main__":

@@ -73,9 +73,9 @@ def looped(f, steps, *arguments):
     return partial(jax.jit(run), *arguments)
 
 
-def layers(form, rate, repeats, steps=4):
-    print(f"\n{'form':7}{'layer, batch ' + str(BATCH):34}{'forward ms':>11}{'share':>7}{'gradients ms':>14}{'share':>7}")
-    for name, function, side, c, o, k, s, pad in LAYERS:
+def layers(form, rate, repeats, match, steps=4):
+    print(f"\n{'form':7}{f'layer, batch {BATCH}':34}{'forward ms':>11}{'share':>7}{'gradients ms':>14}{'share':>7}")
+    for name, function, side, c, o, k, s, pad in (layer for layer in LAYERS if match in layer[0]):
         keys = jax.random.split(jax.random.key(1), 3)
         x = jax.random.normal(keys[0], (BATCH, side, side, c))
         kernel = jax.random.normal(keys[1], (k, k, c, o)) / k / c**0.5
@@ -141,13 +141,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--forms", nargs="+", default=["matmul"], choices=["matmul", "lax"])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--match", default="", help="only layers whose name contains this")
     parser.add_argument("--only", choices=["layers", "vae"])
     options = parser.parse_args()
     rate = matmul_rate()
     print(f"jax {jax.__version__}, {jax.devices()[0].platform}, float32, matmul {rate() / 1e9:.0f} GFLOP/s")
     if options.only != "vae":
         for form in options.forms:
-            layers(form, rate, options.repeats)
+            layers(form, rate, options.repeats, options.match)
     if options.only != "layers":
         vae(rate, options.repeats)
 

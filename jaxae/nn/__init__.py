@@ -7,6 +7,7 @@ platform and give the same numbers on each; as pure functions they are `jaxae.nn
 """
 
 from jaxae.nn.attention import SelfAttention, TransformerBlock
+from jaxae.nn.classifier import ConvClassifier
 from jaxae.nn.conv import Conv, ConvTranspose
 from jaxae.nn.mlp import MLP
 from jaxae.nn.mnist_conv import MNISTConvDecoder, MNISTConvEncoder
@@ -23,6 +24,7 @@ from jaxae.nn.resnet import (
 
 __all__ = [
     "Conv",
+    "ConvClassifier",
     "ConvDecoder",
     "ConvEncoder",
     "ConvTranspose",

@@ -285,13 +285,18 @@ def _matmul_conv(x, kernel, strides, lows, coarse):
 
 
 def _matmul_paint(x, kernel, strides, lows, fine):
-    """One product gives every pixel's painted kernel; the transpose of `_patches` adds where they overlap."""
-    coarse = x.shape[1:3]
-    kernel, lows = _trim(kernel, fine, coarse, strides, lows)
+    """One product gives the kernel that every pixel paints; shifted adds, spread by the stride, overlap them."""
+    kernel, lows = _trim(kernel, fine, x.shape[1:3], strides, lows)
+    kh, kw, _, o = kernel.shape
     painted = x @ kernel.transpose(2, 0, 1, 3).reshape(x.shape[-1], -1)  # [b m m' kh*kw*o]
-    canvas = jax.ShapeDtypeStruct((x.shape[0], *fine, kernel.shape[-1]), painted.dtype)
-    return jax.linear_transpose(
-        lambda y: _patches(y, kernel.shape[:2], strides, lows, coarse), canvas)(painted)[0]
+
+    def placed(i, j):
+        tap = painted[..., (i * kw + j) * o:(i * kw + j + 1) * o]
+        rows, columns = _both(lambda n, m, s, t, lo: (t - lo, n - (m - 1) * s - 1 - t + lo, s - 1),
+                              fine, x.shape[1:3], strides, (i, j), lows)
+        return lax.pad(tap, jnp.zeros((), x.dtype), [(0, 0, 0), rows, columns, (0, 0, 0)])
+
+    return sum(placed(i, j) for i in range(kh) for j in range(kw))
 
 
 def _matmul_phases(x, kernel, strides, lows, fine):

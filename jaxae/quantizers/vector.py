@@ -74,7 +74,7 @@ def _by_chunks(function, rows):
 
 
 def lookup(indices: Int[Array, "*n"], codebook: Float[Array, "k d"]) -> Float[Array, "*n d"]:
-    """Codes at the indices, `[... d]`."""
+    """Codes at the indices, e_k: `[...]` integers in [0, k) -> `[... d]`; differentiable in the codebook."""
     return codebook[indices]
 
 

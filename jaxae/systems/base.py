@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-Batch = dict[str, Array]
-Metrics = dict[str, Array]
+Batch = dict[str, Any]  # name -> array, batch axis first
+Metrics = dict[str, Any]  # name -> array
 
 
 class State(NamedTuple):

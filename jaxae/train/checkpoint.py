@@ -4,11 +4,13 @@ A thin layer over orbax, so that a change of its interface touches this file onl
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore
 from jaxtyping import PyTree
 
 _log = logging.getLogger(__name__)
@@ -24,15 +26,17 @@ class Checkpoints:
     Args:
       directory: `WORKDIR/checkpoints`; made when the first one is saved.
       keep: how many of the newest are kept.
+      read_only: for another run's checkpoints, which may be written to meanwhile: nothing there is changed.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 3):
-        self.directory = Path(directory).absolute()  # orbax takes absolute paths only
-        # orbax reports every save at the warning level of absl; a person wants to see what is wrong.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        policy = ocp.checkpoint_managers.LatestN(keep)
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=ocp.CheckpointManagerOptions(preservation_policy=policy, create=True))
+    def __init__(self, directory: str | Path, keep: int = 3, read_only: bool = False):
+        self.directory, self.read_only = Path(directory).absolute(), read_only  # orbax takes absolute paths only
+        # orbax reports every save as a warning, and every damaged file as an error besides what it raises.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        policy = None if read_only else ocp.checkpoint_managers.LatestN(keep)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.directory, item_handlers=handlers, options=(
+            ocp.CheckpointManagerOptions(preservation_policy=policy, create=not read_only, read_only=read_only)))
 
     def steps(self) -> list[int]:
         """Steps that have a finished checkpoint, oldest first."""
@@ -56,25 +60,48 @@ class Checkpoints:
         Raises:
           CheckpointError: where there are checkpoints and none of them fits or can be read.
         """
-        steps, failure = self.steps(), None
-        for step in reversed(steps):
+        return self._newest(lambda step: abstract)
+
+    def restore_params(self, abstract: PyTree) -> PyTree | None:
+        """`restore`, but of the parameters only: the optimizer and all else may differ from the checkpoint's."""
+        found = self._newest(lambda step: self._saved_with(step, abstract))
+        return found and found[1]["params"]
+
+    def _newest(self, wanted: Callable[[int], PyTree]) -> tuple[int, PyTree, dict[str, Any]] | None:
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
             try:
-                read = self._manager.restore(step, args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()))
-            except Exception as error:  # orbax, tensorstore and json each raise their own
-                failure = error
+                if jax.process_count() == 1:
+                    _read_through(self.directory / str(step) / "state")
+                abstract = wanted(step)
                 mismatch = self._shape_mismatch(step, abstract)
                 if mismatch:
-                    raise CheckpointError(mismatch) from error
-                _log.warning("checkpoint %d is damaged (%s); trying the one before", step, _first_line(error))
+                    raise CheckpointError(mismatch)
+                read = self._manager.restore(step, args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()))
+            except CheckpointError:
+                raise
+            except Exception as error:  # orbax, tensorstore and json each raise their own
+                damaged[step] = _first_line(error)
                 continue
-            if step != steps[-1]:
-                self._set_aside([s for s in steps if s > step])
+            for bad, reason in damaged.items():
+                _log.warning("checkpoint %d is damaged (%s): going on from %d instead", bad, reason, step)
+            if damaged and not self.read_only:
+                self._set_aside(list(damaged))
             return step, read["state"], dict(read["meta"])
-        if failure is not None:
-            raise CheckpointError(f"no checkpoint under {self.directory} can be read ({_first_line(failure)}): "
-                                  f"move the directory away to start from scratch")
+        if damaged:
+            raise CheckpointError(f"no checkpoint under {self.directory} can be read; {max(damaged)}: "
+                                  f"{damaged[max(damaged)]}. Restore one from a copy, or move the directory away "
+                                  f"to start from scratch")
         return None
+
+    def _saved_with(self, step: int, params: PyTree) -> PyTree:
+        """The state that was saved, with these parameters in place of its own."""
+        mesh = jax.tree.leaves(params)[0].sharding.mesh
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        saved = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+                             dict(self._manager.item_metadata(step)["state"]))
+        return saved | {"params": params}
 
     def _shape_mismatch(self, step: int, abstract: PyTree) -> str:
         """Says how the saved tree differs from the wanted one; '' where it fits or cannot be read at all."""
@@ -97,6 +124,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             aside = self.directory.parent / "checkpoints-damaged"
             aside.mkdir(exist_ok=True)
+            _log.warning("damaged checkpoints are kept in %s", aside)
             for step in steps:
                 target = aside / str(step)
                 while target.exists():
@@ -114,6 +142,21 @@ class Checkpoints:
     def close(self) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _read_through(state: Path) -> None:
+    """Raises where bytes of a state are missing, by reading all of them, one array after the other.
+
+    orbax reads all arrays at once, and where one fails it leaves the others behind: each of them prints a traceback
+    when it ends. The second reading, by orbax, comes from the operating system's cache.
+    """
+    files = {"driver": "file", "path": f"{state}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
+    keys = store.list().result()
+    if not keys:
+        raise ValueError(f"there are no arrays under {state}")
+    for key in keys:
+        store.read(key).result()
 
 
 def _name(path) -> str:

@@ -4,7 +4,7 @@ A config file is a short program: it starts from `base()`, sets its own keys, an
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -25,7 +25,8 @@ def base() -> ConfigDict:
     Periods are in steps; 0 switches off. `parallel` is 'jit' (a mesh of `data`, `fsdp` and `tensor` axes, -1 takes
     the devices that are left) or 'pmap'. `rules` are pairs of a regular expression over parameter names and the
     mesh axis of each dimension, such as `(('.*/kernel', (None, 'tensor')),)`. `ensemble` trains that many seeds
-    side by side; `sweep` maps keys to tuples of values that train side by side.
+    side by side; `sweep` holds pairs of a key and the values that train side by side, such as
+    `(("model.beta", (0.5, 1.0, 4.0)),)`.
     """
     return ConfigDict(dict(
         system="",
@@ -43,7 +44,7 @@ def base() -> ConfigDict:
         mesh=dict(data=-1, fsdp=1, tensor=1),
         rules=(),
         ensemble=1,
-        sweep=ConfigDict(),
+        sweep=(),
         dtype="float32",
         resume="",
         init_from="",
@@ -73,7 +74,7 @@ def apply_variants(config: ConfigDict, arg: str, variants: Mapping[str, Variant]
         if name not in variants:
             known = sorted({*variants, "tiny"})
             if name != "tiny":
-                raise ConfigError(f"unknown variant {name!r}{_nearest(name, known)}. Variants: {', '.join(known)}")
+                raise ConfigError(f"unknown variant {name!r}{nearest(name, known)}: choose among {', '.join(known)}")
     for name in (n for n in names if n != "tiny"):
         variants[name](config)
     if "tiny" in names:
@@ -91,6 +92,8 @@ def check(config: ConfigDict) -> None:
     for key in ("steps", "batch_size", "ensemble", "keep"):
         if getattr(config, key) < 1:
             raise ConfigError(f"config.{key}={getattr(config, key)} must be at least 1")
+    if not 0 <= config.seed <= 2**32 - config.ensemble:
+        raise ConfigError(f"config.seed={config.seed} must be in [0, 2**32)")
     for key in ("log_every", "eval_every", "figures_every", "checkpoint_every", "prepare_every", "prepare_examples"):
         if getattr(config, key) < 0:
             raise ConfigError(f"config.{key}={getattr(config, key)} must be 0 (off) or a number of steps")
@@ -121,16 +124,17 @@ def differing_keys(saved: Mapping, config: Mapping, prefix: str = "") -> list[st
 
 
 def nearest_key(config: ConfigDict, key: str) -> str:
-    """'; did you mean config.steps?' for a key that the config does not have, '' where nothing is near."""
+    """' (did you mean config.steps?)' for a key that the config does not have, '' where nothing is near."""
     paths = list(_paths(config))
     leaf = key.rsplit(".", 1)[-1]
     exact = [path for path in paths if path.rsplit(".", 1)[-1] == leaf]
-    return _nearest(key, paths, exact)
+    return nearest(key, paths, exact, "config.")
 
 
-def _nearest(name: str, known, preferred=()) -> str:
-    near = list(preferred) or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def nearest(name: str, known: Iterable[str], preferred: Iterable[str] = (), prefix: str = "") -> str:
+    """' (did you mean grey?)' where one of the known names is like it, else ''."""
+    near = list(preferred) or difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {prefix}{near[0]}?)" if near else ""
 
 
 def _paths(config: ConfigDict, prefix: str = ""):

@@ -1,6 +1,6 @@
 """Several seeds and hyper-parameters of one system side by side under `vmap`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -68,9 +68,9 @@ def select(state: State, i: int) -> State:
     return jax.tree.map(lambda x: x[i], state)
 
 
-def _settings(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _settings(sweep: Sequence) -> list[dict[str, Any]]:
     """Swept values, zipped: one dict for each position."""
-    columns = {name: tuple(values) for name, values in dict(sweep).items()}
+    columns = {name: tuple(values) for name, values in sweep}
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(f"config.sweep: all lists must have the same length, they have {sorted(lengths)}")

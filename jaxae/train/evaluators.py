@@ -1,6 +1,6 @@
 """Metrics that need a whole data set: functions of (system, variables, dataset, key, config) named in the config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -92,13 +92,11 @@ def run_evaluators(config: ConfigDict, system: System, state: State, dataset: Da
     Raises:
       ConfigError: for a name that is not there, or a model that lacks what it needs.
     """
+    names = tuple(config.evaluators if names is None else names)
+    check_evaluators(names, system, config.system)
     found: dict[str, np.ndarray] = {}
     members = ensemble.size(config)
-    for name in config.evaluators if names is None else names:
-        if name not in EVALUATORS:
-            raise ConfigError(f"evaluator {name!r} is not one of {', '.join(EVALUATORS)}")
-        if getattr(system, _NEEDS[name]) is None:
-            raise ConfigError(f"evaluator {name!r} needs `{_NEEDS[name]}`, which {config.system} does not have")
+    for name in names:
         key = jax.random.fold_in(jax.random.key(config.seed), 1)
         rows = [EVALUATORS[name](system, variables(ensemble.select(state, i) if members > 1 else state), dataset,
                                  key, config) for i in range(members)]
@@ -106,6 +104,15 @@ def run_evaluators(config: ConfigDict, system: System, state: State, dataset: Da
             values = np.asarray([float(row[metric]) for row in rows])
             found[metric] = values if members > 1 else values[0]
     return found
+
+
+def check_evaluators(names: Sequence[str], system: System, of: str) -> None:
+    """Raises ConfigError for a name that is not there, or a model, the system named `of`, that lacks what it needs."""
+    for name in names:
+        if name not in EVALUATORS:
+            raise ConfigError(f"evaluator {name!r} is not one of {', '.join(EVALUATORS)}")
+        if getattr(system, _NEEDS[name]) is None:
+            raise ConfigError(f"evaluator {name!r} needs `{_NEEDS[name]}`, which {of} does not have")
 
 
 def _over_test(function, dataset: Dataset, key):

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxae import data
 from jaxae.systems.base import State, System
 from jaxae.train import config as configs
-from jaxae.train import feed, sharding
+from jaxae.train import evaluators, feed, sharding
 from jaxae.train.checkpoint import Checkpoints
 from jaxae.train.interrupt import Interrupt
 from jaxae.train.program import Program, Spec, Totals, make_program
@@ -50,8 +51,16 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     record = Record(config, workdir)
     mesh = sharding.make_mesh(config.mesh)
     program, spec = program_of(config, dataset, mesh)
+    evaluators.check_evaluators(config.evaluators, spec.build(None), config.system)
     record.start(mesh, dataset, program.abstract.params)
 
+    with Interrupt() as interrupt:
+        return _train(config, program, spec, dataset, decode, record, interrupt, started)
+
+
+def _train(config: ConfigDict, program: Program, spec: Spec, dataset: "data.Dataset", decode: Callable | None,
+           record: Record, interrupt: Interrupt, started: float) -> dict[str, Any]:
+    """From the newest checkpoint, or a fresh state, to the results."""
     checkpoints = Checkpoints(record.workdir / "checkpoints", config.keep)
     step, state, meta = checkpoints.restore(program.abstract) or _initial(config, program)
     if step == 0:
@@ -70,7 +79,8 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         rows = [program.fetch(t) for t in totals]
         bad = [int(t.first_bad) for t in rows if t.first_bad >= 0]
         if bad:
-            raise NonFiniteLoss(_non_finite(bad[0], first, stop, checkpoints))
+            raise NonFiniteLoss(_non_finite(f"the loss or its gradient was not finite at step {bad[0]} "
+                                            f"(between steps {first} and {stop})", checkpoints))
         count = stop - first
         record.metrics(stop, {name: sum(t.sums[name] for t in rows) / count for name in rows[0].sums}, count)
 
@@ -83,9 +93,12 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         if _due(config.figures_every, step) or (config.figures_every and step == config.steps):
             show(step, placed)
         if _due(config.checkpoint_every, step) or stopping or step == config.steps:
+            whole = program.whole(placed)
+            # An update may overflow where its loss and gradient did not.
+            if not sharding.fetch(_all_finite(whole.params)):
+                raise NonFiniteLoss(_non_finite(f"the parameters were not finite after step {step}", checkpoints))
             record.flush()
-            checkpoints.save(step, program.whole(placed), {"step": step, **({"iterator": iterator.get_state()}
-                                                                           if iterator else {})})
+            checkpoints.save(step, whole, {"step": step} | ({"iterator": iterator.get_state()} if iterator else {}))
         return placed
 
     periods = (config.log_every, config.eval_every, config.figures_every, config.checkpoint_every,
@@ -94,19 +107,17 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         show(0, placed)
     if step < config.steps:
         record.say("compiling ...")
-    with Interrupt() as interrupt:
-        try:
-            step, placed = _loop(advance, placed, step, config.steps, periods, metrics, boundary, interrupt)
-        finally:
-            checkpoints.wait()
-            record.flush()
-        if step < config.steps:
-            return record.interrupted(step)
-        results = results or evaluate(program, dataset.test, config.batch_size, placed)
-        from jaxae.train.evaluators import run_evaluators
-        results |= run_evaluators(config, spec.build(None), program.whole(placed), dataset)
-        checkpoints.close()
-        return record.finish(step, results, time.perf_counter() - started)
+    try:
+        step, placed = _loop(advance, placed, step, config.steps, periods, metrics, boundary, interrupt)
+    finally:
+        checkpoints.wait()
+        record.flush()
+    if step < config.steps:
+        return record.interrupted(step)
+    results = results or evaluate(program, dataset.test, config.batch_size, placed)
+    results |= evaluators.run_evaluators(config, spec.build(None), program.whole(placed), dataset)
+    checkpoints.close()
+    return record.finish(step, results, time.perf_counter() - started)
 
 
 def fit(system: System, dataset: "data.Dataset | dict[str, Any]", steps: int, key: jax.Array, *,
@@ -163,7 +174,7 @@ def evaluate(program: Program, source: "data.Source", batch_size: int, placed: A
     sums = None
     for i, batch in enumerate(feed.evaluation_batches(source, batch_size)):
         sums = program.evaluate(placed, sums, batch, np.int32(i))
-    return jax.tree.map(np.asarray, program.summary(program.fetch(sums)))
+    return jax.tree.map(np.asarray, program.summary(jax.tree.map(jnp.asarray, program.fetch(sums))))
 
 
 def _loop(advance: feed.Feed, placed: Any, step: int, steps: int, periods: Sequence[int], metrics: Callable,
@@ -227,21 +238,26 @@ def _feed(config, program: Program, dataset, spec: Spec, step: int, meta):
 
 def _initial(config, program: Program) -> tuple[int, State, dict]:
     """A fresh state, or one that starts from another run (`resume`: all of it, `init_from`: its parameters)."""
-    state = program.init()
     source = config.resume or config.init_from
     if not source:
-        return 0, state, {}
+        return 0, program.init(), {}
+    name = f"config.{'resume' if config.resume else 'init_from'}={source!r}"
     directory = Path(source)
     directory = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
     if not directory.is_dir():
-        raise configs.ConfigError(f"config.{'resume' if config.resume else 'init_from'}={source!r}: "
-                                  f"there is no such workdir")
-    other = Checkpoints(directory, config.keep)
-    found = other.restore(program.abstract)
+        raise configs.ConfigError(f"{name}: there is no such workdir")
+    other = Checkpoints(directory, read_only=True)
+    if not other.steps():
+        raise configs.ConfigError(f"{name}: there is no checkpoint in it")
+    if config.resume:
+        found = other.restore(program.abstract)
+        if found[0] >= config.steps:
+            raise configs.ConfigError(f"{name} is at step {found[0]}: set config.steps above that")
+    else:
+        params = other.restore_params(program.abstract.params)
+        found = 0, program.init()._replace(params=params), {}
     other.close()
-    if found is None:
-        raise configs.ConfigError(f"{source!r} has no checkpoint to start from")
-    return found if config.resume else (0, state._replace(params=found[1].params), {})
+    return found
 
 
 def _training_set(dataset, limit: int):
@@ -253,12 +269,19 @@ def _prepared(config, program: Program, dataset, state: State) -> State:
     return program.prepare(state, _training_set(dataset, config.prepare_examples)) if program.prepare else state
 
 
-def _non_finite(bad: int, first: int, stop: int, checkpoints: Checkpoints) -> str:
+@jax.jit
+def _all_finite(params) -> jax.Array:
+    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
+def _non_finite(what: str, checkpoints: Checkpoints) -> str:
+    checkpoints.wait()
     saved = checkpoints.steps()
     where = (f"the last good checkpoint is {checkpoints.directory}/{saved[-1]}" if saved
              else "there is no checkpoint yet")
-    return (f"the loss or its gradient was not finite at step {bad} (between steps {first} and {stop}); {where}. "
-            f"Lower optim.learning_rate or set optim.clip; config.init_from starts a new run from a checkpoint")
+    start = f", from there by config.init_from={checkpoints.directory.parent}" if saved else ""
+    return (f"{what}; {where}. Start again in another --workdir{start}, "
+            f"with a lower config.optim.learning_rate or with config.optim.clip")
 
 
 __all__ = ["NonFiniteLoss", "evaluate", "fit", "train"]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 
@@ -10,7 +9,8 @@ import jax
 from absl import app, flags
 from ml_collections import config_dict, config_flags
 
-from jaxae.train.config import ConfigError, nearest_key
+from jaxae.train import mistakes
+from jaxae.train.config import ConfigError
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file(
@@ -31,20 +31,38 @@ def run(main: Callable[[], None]) -> None:
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
+def config() -> config_dict.ConfigDict:
+    """The config of the flags.
+
+    Raises:
+      ConfigError: where none was named.
+    """
+    if CONFIG.value is None:
+        raise ConfigError("name a config: --config=configs/vq.py")
+    return CONFIG.value
+
+
 def _parse(argv):
     try:
-        return FLAGS(argv)
+        mistakes.check_config_file(argv)
+        rest = FLAGS(argv)
+        mistakes.check_tuples(argv, CONFIG.value)
     except Exception as error:
         if "--traceback" in argv:
             raise
-        _fail(_explained(error, argv), 2)
+        _fail(mistakes.explained(error, argv, FLAGS), 2)
+    if len(rest) > 1:
+        _fail(f"{rest[1]!r} is not a flag: flags start with --, as in --config.steps=100", 2)
+    return rest
 
 
 def _guarded(main):
     try:
         _start_devices()
         main()
-    except (ValueError, ArithmeticError, ImportError, FileNotFoundError) as error:
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command starts again", 130)
+    except (ValueError, ArithmeticError, ImportError, OSError) as error:
         if FLAGS.traceback:
             raise
         _fail(f"{error}\n(--traceback shows where)" if type(error) in (ValueError, ImportError) else str(error), 1)
@@ -62,45 +80,6 @@ def _start_devices() -> None:
     elif FLAGS.distributed or (several and any(name in os.environ for name in _CLUSTER)):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize()
-
-
-def _explained(error: Exception, argv) -> str:
-    """One line for what absl and ml_collections raise about a flag."""
-    text = str(error).strip().strip("\"'")
-    if isinstance(error, ConfigError):
-        return text
-    if isinstance(error, FileNotFoundError):
-        return f"there is no config file: {text}"
-    wrong = [m for m in (re.match(r"--?config\.([\w.]+)", word) for word in argv) if m]
-    for match in wrong:
-        config = _config_of(argv)
-        if config is not None and not _has(config, match.group(1)):
-            return f"unknown key config.{match.group(1)}{nearest_key(config, match.group(1))}"
-    return re.sub(r"^flag --config\.", "config.", text.splitlines()[0] if text else repr(error))
-
-
-def _config_of(argv) -> config_dict.ConfigDict | None:
-    """The config file's own config, without overrides."""
-    for i, word in enumerate(argv):
-        match = re.match(r"--?config(?:=(.*))?$", word)
-        if match:
-            path, _, arg = (match.group(1) or argv[i + 1]).partition(":")
-            space: dict = {"__file__": path, "__name__": "config"}
-            try:
-                with open(path) as file:
-                    exec(compile(file.read(), path, "exec"), space)
-                return space["get_config"](arg)
-            except Exception:
-                return None
-    return None
-
-
-def _has(config, path: str) -> bool:
-    for name in path.split("."):
-        if not isinstance(config, config_dict.ConfigDict) or name not in config:
-            return False
-        config = config[name]
-    return True
 
 
 def _fail(text: str, code: int) -> None:

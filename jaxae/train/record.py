@@ -89,7 +89,7 @@ class Record:
         self._progress = Progress(self.config.steps, step, self.primary)
         self._clock, self._step = time.perf_counter(), step
 
-    def metrics(self, step: int, values: Mapping[str, np.ndarray], count: int) -> None:
+    def metrics(self, step: int, values: Mapping[str, Any], count: int) -> None:
         """A row of training metrics: means over the last `count` steps."""
         now = time.perf_counter()
         rate = count / max(now - self._clock, 1e-9)
@@ -100,7 +100,7 @@ class Record:
         shown = list(dict.fromkeys(["train/loss", *row]))[:_HEADLINE]
         self._progress.update(step, {name: row[name] for name in shown})
 
-    def evaluation(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+    def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
         """A row of test metrics."""
         row = self._row("test", values)
         self._writer.write_scalars(step, row)
@@ -150,7 +150,7 @@ class Record:
             self.say(f"{step} steps in {seconds:.1f} s; figures in {self.workdir / 'figures'}: {', '.join(last)}")
         return results
 
-    def _row(self, prefix: str, values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def _row(self, prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
         row = {}
         for name, value in values.items():
             value = np.asarray(value)

@@ -27,6 +27,7 @@ def program_of(config: ConfigDict, dataset: "data.Dataset", mesh) -> tuple[Progr
       ConfigError, ValueError: for a config that cannot run on this mesh or with these data.
     """
     sharding.check_batch(config.batch_size, mesh)
+    data.batches_per_epoch(len(dataset.train), config.batch_size)  # refuses a set smaller than a batch
     members = ensemble.size(config)
     seeds = np.asarray(ensemble.seeds(config), np.uint32)
     root = jax.vmap(jax.random.key)(seeds) if members > 1 else jax.random.key(config.seed)
@@ -74,7 +75,7 @@ def open_run(workdir: str | Path) -> Run:
     if not path.exists():
         raise CheckpointError(f"{workdir} is not the workdir of a run: it has no config.json")
     config = ConfigDict(json.loads(path.read_text()))
-    checkpoints = Checkpoints(path.parent / "checkpoints", config.keep)
+    checkpoints = Checkpoints(path.parent / "checkpoints", read_only=True)
     if not checkpoints.steps():
         raise CheckpointError(f"{workdir} has no checkpoint yet: train it first")
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})

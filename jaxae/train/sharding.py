@@ -7,13 +7,14 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+from ml_collections import ConfigDict
 
 AXES = ("data", "fsdp", "tensor")
 _BATCH = ("data", "fsdp")  # the batch is spread over both
 _MIN_SHARDED = 1024  # smaller arrays are copied to every device
 
 
-def make_mesh(shape: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(shape: dict[str, int] | ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with axes `data`, `fsdp` and `tensor`; one of the sizes may be -1: the devices that are left.
 
     Raises:
@@ -35,8 +36,8 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
     """Raises ValueError where the batch does not divide over the mesh's batch axes."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % ways:
-        raise ValueError(f"config.batch_size={batch_size} does not divide over {ways} devices: "
-                         f"use {-(-batch_size // ways) * ways}, or fewer devices (config.mesh.data)")
+        raise ValueError(f"config.batch_size={batch_size} does not divide over {ways} devices (config.mesh.data x "
+                         f"config.mesh.fsdp): use a multiple of {ways}, such as {-(-batch_size // ways) * ways}")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -69,8 +69,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return prior.sample(model_variables.params, key, n, label)
 
     def figures(state, batch, key):
-        label = jnp.arange(64) % classes if classes else None
-        return {"samples": prior.sample(variables(state).params, key, 64, label)}
+        count = 10 * classes if classes else 64  # ten of each class, or a square
+        label = jnp.arange(count) % classes if classes else None
+        return {"samples": prior.sample(variables(state).params, key, count, label)}
 
     rest = dict(sample=sample, figures=figures, latent=Latent(latent.shape[1:], model.codes))
     if prior.fit is not None:

@@ -1,0 +1,53 @@
+"""The default feature space of image distances: a small classifier of the embedded digits."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+WEIGHTS = Path(__file__).parent / "digit_features.npz"
+
+
+@lru_cache
+def _load(path: str):
+    from flax.traverse_util import unflatten_dict
+
+    with np.load(path) as file:
+        stored = {name: file[name] for name in file.files}
+    accuracy = float(stored.pop("test_accuracy"))
+    return unflatten_dict({tuple(name.split("/")): value.astype(np.float32) for name, value in stored.items()}), accuracy
+
+
+def digit_features(path: str | Path = WEIGHTS) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n d"]]:
+    """A function from digit images, 28x28x1 in [0, 1], to the classifier's hidden layer `[n d]`.
+
+    Distances in this space are comparable with each other, not with published Inception distances.
+
+    Args:
+      path: weights that `experiments/export_features.py` wrote; those of the package by default.
+
+    Raises:
+      ValueError: when called on images of another size.
+    """
+    from jaxae.nn import ConvClassifier
+
+    params, _ = _load(str(path))
+    net = ConvClassifier(params["logits"]["bias"].shape[0],
+                         tuple(params[f"conv{i}"]["bias"].shape[0] for i in range(len(params) - 3)),
+                         params["features"]["bias"].shape[0])
+
+    def features(x):
+        if x.shape[1:] != (28, 28, 1):
+            raise ValueError(f"digit features are for images [n 28 28 1], not {list(x.shape)}: give the distance "
+                             f"features of your own")
+        return net.apply({"params": params}, jnp.asarray(x, jnp.float32)).features
+
+    return features
+
+
+def digit_accuracy(path: str | Path = WEIGHTS) -> float:
+    """Test accuracy of the classifier whose features these are, as measured when its weights were written."""
+    return _load(str(path))[1]

@@ -1,0 +1,1 @@
+"""Networks trained on labels: features for metrics, probes."""

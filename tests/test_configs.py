@@ -1,0 +1,97 @@
+"""Every variant of every config trains two steps; paper scales build with the paper's shapes."""
+
+import importlib.util
+import inspect
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxae import systems
+from jaxae.train import train
+from jaxae.train.config import ConfigError, check
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def get_config(name: str, arg: str = ""):
+    spec = importlib.util.spec_from_file_location(f"config_{name}", CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+
+
+def variants(name: str) -> list[str]:
+    """The names of the config's variants, from its own error message."""
+    with pytest.raises(ConfigError) as error:
+        get_config(name, "no such variant")
+    return re.search(r"(?:among|are) (.*)", str(error.value)).group(1).split(", ")
+
+
+CASES = [(name, arg) for name in ("vq", "vae", "classifier")
+         for arg in ["", *(v for v in variants(name) if v not in ("paper", "tiny"))]]
+
+
+@pytest.mark.parametrize("name, arg", CASES, ids=lambda value: value or "plain")
+def test_variant_trains_and_draws(name, arg, tmp_path):
+    config = get_config(name, ",".join(filter(None, [arg, "tiny"])))
+    results = train(config, tmp_path)
+    assert results["finished"] and results["step"] == 2
+    assert all(np.isfinite(value) for value in results["metrics"].values())
+    figures = {path.name for path in (tmp_path / "figures").glob("*.png")}
+    expected = {"curves.png"} if not config.figures_every else {
+        "curves.png", "reconstructions_000000.png", "reconstructions_000002.png"}
+    assert expected <= figures
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["system"] == config.system
+
+
+@pytest.mark.parametrize("autoencoder, arg", [("vq", ""), ("vq", "conditional"), ("vae", ""), ("vae", "mixture")])
+def test_prior_on_the_latents_of_a_run(autoencoder, arg, tmp_path):
+    train(get_config(autoencoder, "tiny"), tmp_path / "autoencoder")
+    config = get_config("prior", ",".join(filter(None, [arg, "tiny"])))
+    config.autoencoder = str(tmp_path / "autoencoder")
+    results = train(config, tmp_path / "prior")
+    assert np.isfinite(results["metrics"]["nll"])
+    assert (tmp_path / "prior" / "figures" / "samples_000002.png").exists() or config.steps == 1
+
+
+def test_a_prior_without_an_autoencoder_says_what_to_give(tmp_path):
+    with pytest.raises(ConfigError, match="config.autoencoder=WORKDIR"):
+        train(get_config("prior", "tiny"), tmp_path)
+
+
+def test_paper_scale_vq_vae_has_the_papers_shapes():
+    config = get_config("vq", "paper")
+    check(config)
+    batch = {"x": jax.ShapeDtypeStruct((128, 32, 32, 3), jnp.float32)}
+    system = systems.build(config, batch)
+    state = jax.eval_shape(system.init, jax.random.key(0), batch)
+    assert system.latent.shape == (8, 8) and system.latent.codes == 512
+    assert state.params["codebook"].shape == (512, config.model.width)
+    kernels = [leaf.shape for leaf in jax.tree.leaves(state.params["encoder"]) if leaf.ndim == 4]
+    assert (4, 4, 3, 256) in kernels and (4, 4, 256, 256) in kernels  # two strided convolutions
+    assert kernels.count((3, 3, 256, 256)) == 2 and (1, 1, 256, 256) in kernels  # two residual blocks
+    assert (config.steps, config.batch_size, config.optim.learning_rate) == (250_000, 128, 2e-4)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_configs_say_how_to_run_them_and_hold_no_none(path):
+    config = get_config(path.stem)
+    text = path.read_text()
+    assert f"python experiments/run.py --config=configs/{path.stem}.py" in text
+    assert "arXiv" in text or path.stem == "classifier"
+    assert None not in [value for _, value in _leaves(config)]
+    assert inspect.cleandoc(text.split('"""')[1])
+
+
+def _leaves(config, prefix=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
