@@ -54,7 +54,9 @@ def get_config(arg: str = ""):
         c.batch_size = 20
 
     def tiny(c):
-        c.model.update(dict(features=(32,), latent=4, channels=(8,) * len(c.model.channels)))
+        c.model.update(dict(features=(32,), latent=4, channels=(8,) * len(c.model.channels), pixelcnn_hidden=8,
+                            pixelcnn_layers=2))
+        c.data.size = 8 if c.model.decoder == "pixelcnn" else c.data.size
         c.evaluators = tuple(name for name in c.evaluators if name != "nll")
 
     return apply_variants(config, arg, dict(conv=conv, gaussian=gaussian, logistic=logistic, beta4=beta4,

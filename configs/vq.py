@@ -50,7 +50,9 @@ def get_config(arg: str = ""):
                       checkpoint_every=5000))
 
     def tiny(c):
-        c.model.update(dict(channels=(8,) * len(c.model.channels), blocks=1, hidden=8, codes=16, width=8))
+        c.model.update(dict(channels=(8,) * len(c.model.channels), blocks=1, hidden=8, codes=16, width=8,
+                            pixelcnn_hidden=8, pixelcnn_layers=2))
+        c.data.size = 8 if c.model.decoder == "pixelcnn" else c.data.size
 
     return apply_variants(config, arg, dict(gradient=gradient, gaussian=gaussian, logistic=logistic,
                                             photographs=photographs, pixelcnn=pixelcnn, paper=paper, tiny=tiny))

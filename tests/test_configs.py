@@ -22,7 +22,9 @@ def get_config(name: str, arg: str = ""):
     spec = importlib.util.spec_from_file_location(f"config_{name}", CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(arg)
+    config = module.get_config(arg)
+    config.mesh.data = 1  # compiling for one device is quicker; test_parallel.py holds eight to it
+    return config
 
 
 def variants(name: str) -> list[str]:

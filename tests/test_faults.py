@@ -133,8 +133,7 @@ def test_unknown_data_source_names_the_nearest(tmp_path):
 
 DEVICES = {
     "batch that does not divide": (("--config.batch_size=12",), ("batch_size=12", "8 devices", "such as 16")),
-    "mesh that does not fit": (("--config.mesh.data=3",), ("config.mesh", "'data': 3", "8 devices")),
-    "mesh of size 0": (("--config.mesh.fsdp=0",), ("config.mesh", "'fsdp': 0", "at most one is -1")),
+    "mesh that does not fit": (("--config.mesh.data=16",), ("config.mesh", "'data': 16", "8 devices")),
     "mesh of two -1": (("--config.mesh.fsdp=-1",), ("config.mesh", "at most one is -1")),
     "pmap with fsdp": (("--config.parallel=pmap", "--config.mesh.fsdp=2"), ("pmap", "fsdp", "config.parallel='jit'")),
     "rule that does not divide": (("--config.mesh.data=2", "--config.mesh.tensor=4",

@@ -1,6 +1,6 @@
 """Images a second of the whole training loop: ours against PyTorch, on one machine in one run.
 
-    PYTHONPATH=. python experiments/bench/train.py                   # both models, all loops; about 15 minutes on 2 cores
+    PYTHONPATH=. python experiments/bench/train.py    # both models, all loops; 15 minutes on 2 cores
     PYTHONPATH=. python experiments/bench/train.py --cases mlp --loops pythae bare
 
 Needs the extra `parity`. Two variational autoencoders on the embedded digits in grey (4,000 of 28x28, the same for
@@ -97,7 +97,8 @@ def build(case: str, loop: str, num_train: int = 0, batch: int = BATCH):
     state, done, rows = program.spread(program.init()), 0, []
 
     def metrics(first, stop, totals):
-        rows.append({name: sum(program.fetch(t).sums[name] for t in totals) / (stop - first) for name in totals[0].sums})
+        sums = [program.fetch(t).sums for t in totals]
+        rows.append({name: sum(s[name] for s in sums) / (stop - first) for name in sums[0]})
 
     def advance(steps: int) -> float:
         nonlocal state, done
@@ -199,11 +200,10 @@ def measure(case: str, loops: list[str], workers, steps: int, repeats: int) -> l
                 "useful_share": _spread([n * flops.useful / rate for n, rate in zip(images, rates, strict=True)]),
                 "others": float(np.median([turn["others"] for turn in row["turns"]])),
                 "matmul": _spread([turn["rate"] / 1e9 for turn in row["turns"]])}
+    ours = rows[0]["turns"]
     for row in rows:
-        ours = rows[0]["turns"]
-        row["ours_over_it"] = _spread([mine["seconds"] ** -1 * turn["seconds"]
-                                       for mine, turn in zip(ours, row["turns"], strict=True)])
-        del row["turns"]
+        row["ours_over_it"] = _spread([turn["seconds"] / mine["seconds"]
+                                       for turn, mine in zip(row.pop("turns"), ours, strict=True)])
     return rows
 
 
@@ -227,8 +227,8 @@ def table(results: dict) -> str:
                      f"{ratio['median']:8.2f}{ratio['min']:6.2f}{ratio['max']:6.2f}{row['share']['median']:7.2f}"
                      f"{row['useful_share']['median']:8.2f}{row['matmul']['median']:16.0f}"
                      f"{row['first_seconds']:9.1f}{row['others']:8.2f}")
-    flops = "; ".join(f"{case} {v['textbook'] / 1e9:.4f} GFLOP an image a step, {v['useful'] / 1e9:.4f} without padding "
-                      f"and crops" for case, v in results["flops"].items())
+    flops = "; ".join(f"{case} {v['textbook'] / 1e9:.4f} GFLOP an image a step, {v['useful'] / 1e9:.4f} without "
+                      f"padding and crops" for case, v in results["flops"].items())
     return "\n".join([*lines, "", flops, "`ours x`: how many times faster ours is, by turns. `share`: of the faster of "
                       "both libraries' rates of a 2048x2048", "product in that turn. `first`: build, compile and one "
                       "step. `others`: share of the processors that other work took.", "", DIFFERENCES])

@@ -3,6 +3,7 @@
 A thin layer over orbax, so that a change of its interface touches this file only.
 """
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -77,8 +78,10 @@ class Checkpoints:
                 mismatch = self._shape_mismatch(step, abstract)
                 if mismatch:
                     raise CheckpointError(mismatch)
-                read = self._manager.restore(step, args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()))
+                # One after the other: what else is being read when one fails ends in tracebacks of orbax.
+                meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+                state = self._manager.restore(
+                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"]
             except CheckpointError:
                 raise
             except Exception as error:  # orbax, tensorstore and json each raise their own
@@ -88,7 +91,7 @@ class Checkpoints:
                 _log.warning("checkpoint %d is damaged (%s): going on from %d instead", bad, reason, step)
             if damaged and not self.read_only:
                 self._set_aside(list(damaged))
-            return step, read["state"], dict(read["meta"])
+            return step, state, dict(meta)
         if damaged:
             raise CheckpointError(f"no checkpoint under {self.directory} can be read; {max(damaged)}: "
                                   f"{damaged[max(damaged)]}. Restore one from a copy, or move the directory away "
@@ -157,6 +160,8 @@ def _read_through(state: Path) -> None:
         raise ValueError(f"there are no arrays under {state}")
     for key in keys:
         store.read(key).result()
+    for path in (state / "array_metadatas").glob("*"):
+        json.loads(path.read_text())
 
 
 def _name(path) -> str:

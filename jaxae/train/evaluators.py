@@ -79,7 +79,7 @@ _NEEDS = {"image_quality": "reconstruct", "nll": "log_weights", "frechet": "samp
 
 
 def run_evaluators(config: ConfigDict, system: System, state: State, dataset: Dataset,
-                   names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+                   names: Sequence[str] | None = None) -> dict[str, Any]:
     """The metrics of `config.evaluators`: scalars, or `[members]`.
 
     Args:
@@ -94,7 +94,7 @@ def run_evaluators(config: ConfigDict, system: System, state: State, dataset: Da
     """
     names = tuple(config.evaluators if names is None else names)
     check_evaluators(names, system, config.system)
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     members = ensemble.size(config)
     for name in names:
         key = jax.random.fold_in(jax.random.key(config.seed), 1)

@@ -71,6 +71,8 @@ def make_program(spec: Spec, mesh: Mesh, parallel: str = "jit") -> Program:
     if mesh.shape["fsdp"] > 1 or mesh.shape["tensor"] > 1:
         raise ValueError("config.parallel='pmap' replicates parameters: set config.mesh.fsdp and .tensor to 1, "
                          "or use config.parallel='jit'")
+    if mesh.size != jax.device_count():
+        raise ValueError("config.parallel='pmap' takes all devices: set config.mesh.data to -1")
     return _pmap_program(spec, mesh, program)
 
 

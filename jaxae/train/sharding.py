@@ -17,8 +17,10 @@ _MIN_SHARDED = 1024  # smaller arrays are copied to every device
 def make_mesh(shape: dict[str, int] | ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with axes `data`, `fsdp` and `tensor`; one of the sizes may be -1: the devices that are left.
 
+    A single process may use fewer devices than there are: the first ones.
+
     Raises:
-      ValueError: if the sizes do not multiply to the number of devices.
+      ValueError: if the sizes do not fit the number of devices.
     """
     devices = list(devices or jax.devices())
     sizes = [int(shape.get(axis, 1)) for axis in AXES]
@@ -26,10 +28,11 @@ def make_mesh(shape: dict[str, int] | ConfigDict, devices: Sequence[jax.Device] 
         raise ValueError(f"config.mesh={dict(zip(AXES, sizes, strict=True))}: sizes are positive, at most one is -1")
     known = int(np.prod([size for size in sizes if size != -1]))
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
-    if int(np.prod(sizes)) != len(devices):
-        raise ValueError(f"config.mesh={dict(zip(AXES, sizes, strict=True))} does not match {len(devices)} devices: "
-                         f"its sizes must multiply to that number")
-    return jax.make_mesh(sizes, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES))
+    used = int(np.prod(sizes))
+    if used == 0 or used > len(devices) or (used < len(devices) and jax.process_count() > 1):
+        raise ValueError(f"config.mesh={dict(zip(AXES, sizes, strict=True))} does not fit {len(devices)} devices: its "
+                         f"sizes must multiply to that number, or less in a single process")
+    return jax.make_mesh(sizes, AXES, devices=devices[:used], axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
