@@ -139,8 +139,12 @@ def test_a_revived_code_starts_afresh_and_is_not_pulled_back():
 
 def test_kmeans_reaches_scikit_learns_inertia_and_refuses_too_few_vectors():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(400, 2)), jnp.float32)
+    planted = jnp.asarray(np.stack([[i % 5, i // 5] for i in range(10)]) * 9.0, jnp.float32)
+    seeds = planted[jax.random.randint(jax.random.key(1), (500,), 0, 10)]
+    found = jax.jit(lambda k: quantizers.kmeans(seeds, 10, k, 1))(jax.random.key(2))
+    assert len(np.unique(np.asarray(found), axis=0)) == 10  # rows that stand on a seed are never drawn again
     best = min(float(((np.asarray(x) - np.asarray(c)[brute_force(x, c)]) ** 2).sum()) for c in
-               jax.jit(jax.vmap(lambda k: quantizers.kmeans(x, 8, k, 50)))(jax.random.split(jax.random.key(0), 10)))
+               jax.jit(jax.vmap(lambda k: quantizers.kmeans(x, 8, k, 50)))(jax.random.split(jax.random.key(0), 40)))
     assert best < 1.02 * KMeans(8, n_init=10, random_state=0).fit(x).inertia_
     with pytest.raises(ValueError, match="3 vectors, 8 codes"):
         quantizers.kmeans(jnp.zeros((3, 2)), 8, jax.random.key(0))

@@ -19,8 +19,10 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
 
 def tiny(command: str) -> str:
     """The same command with the config's `tiny` variant and without what would make it long."""
-    command = re.sub(r"(--config=configs/\w+\.py)(:(\w+))?", lambda m: f"{m[1]}:{m[3] + ',' if m[3] else ''}tiny", command)
-    return command.replace("--config.steps=500", "--config.steps=2").replace("--config.ensemble=8", "--config.ensemble=2")
+    command = re.sub(r"(--config=configs/\w+\.py)(:(\w+))?",
+                     lambda m: f"{m[1]}:{m[3] + ',' if m[3] else ''}tiny", command)
+    command = command.replace("--config.steps=500", "--config.steps=2")
+    return command.replace("--config.ensemble=8", "--config.ensemble=2")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from jaxae.train.setup import open_run
 
 _QUIET = ("--config.evaluators=()", "--config.figures_every=0", "--config.tensorboard=false")
 # The codebook moves by averages, the learning rate along a cosine.
-SMALL_VQ = ("--config=configs/vq.py:tiny", "--config.model.channels=(8,)", "--config.model.blocks=0")
+SMALL_VQ = ("--config=configs/vq.py:tiny", "--config.data.size=14", "--config.model.channels=(8,)",
+            "--config.model.blocks=0")
 VQ = (*SMALL_VQ, "--config.steps=250", "--config.log_every=5", "--config.eval_every=50",
       "--config.checkpoint_every=10", *_QUIET)
 # The data are read ahead by grain; the parameters are averaged too.
@@ -178,7 +179,7 @@ def test_any_damaged_file_of_a_checkpoint_is_noticed_or_harmless(tmp_path, capfd
     assert "Traceback" not in capfd.readouterr().err
 
 
-CONSTANT = ("--config.optim.schedule=constant", "--config.batch_size=16", "--config.log_every=5",
+CONSTANT = ("--config.optim.schedule=constant", "--config.batch_size=16", "--config.log_every=3",
             "--config.eval_every=0", *_QUIET)
 EIGHT = "--cpu_devices=8"
 LAYOUTS = {
@@ -195,7 +196,7 @@ def on_one_device(tmp_path_factory):
     def get(config):
         if config not in made:
             made[config] = tmp_path_factory.mktemp("one") / "run"
-            commands.finish(*config, *CONSTANT, "--config.steps=20", f"--workdir={made[config]}")
+            commands.finish(*config, *CONSTANT, "--config.steps=12", f"--workdir={made[config]}")
         return commands.leaves(made[config])
 
     return get
@@ -205,8 +206,8 @@ def on_one_device(tmp_path_factory):
 def test_a_run_goes_on_with_other_devices(layout, on_one_device, tmp_path):
     config, first, then = LAYOUTS[layout]
     flags = (*config, *CONSTANT, f"--workdir={tmp_path / 'run'}")
-    commands.finish(*flags, *first, "--config.steps=10")
-    assert continued(commands.finish(*flags, *then, "--config.steps=20")) == 10
+    commands.finish(*flags, *first, "--config.steps=6")
+    assert continued(commands.finish(*flags, *then, "--config.steps=12")) == 6
     found, wanted = commands.leaves(tmp_path / "run"), on_one_device(config)
     assert found.keys() == wanted.keys()
     for name, want in wanted.items():

@@ -9,21 +9,24 @@ from jaxae.quantizers.vector import nearest_code
 
 
 def kmeans(x: Float[Array, "n d"], k: int, key: Array, iterations: int = 20) -> Float[Array, "k d"]:
-    """Centres of k clusters of the rows, from k distinct random rows by Lloyd's iterations.
+    """Centres of k clusters of the rows: k-means++ seeds, then Lloyd's iterations.
 
-    e_i <- mean of the rows nearest to e_i; a centre without rows moves to a random row.
+    Seeds are rows drawn one after the other with probability proportional to their squared distance to the
+    nearest seed so far. Then e_i <- mean of the rows nearest to e_i; a centre without rows moves to a random row.
 
     Args:
       x: rows `[n d]`.
       k: number of centres.
       key: chooses the rows.
-      iterations: of Lloyd; 0 gives the random rows themselves.
+      iterations: of Lloyd; 0 gives k distinct rows drawn uniformly.
 
     Returns:
       `[k d]` float32.
 
     Raises:
       ValueError: with fewer rows than centres.
+
+    Reference: Arthur and Vassilvitskii, k-means++: the advantages of careful seeding, SODA 2007.
     """
     n = x.shape[0]
     if n < k:
@@ -31,7 +34,8 @@ def kmeans(x: Float[Array, "n d"], k: int, key: Array, iterations: int = 20) -> 
                          f"Use fewer codes or more data")
     x = x.astype(jnp.float32)
     start_key, empty_key = jax.random.split(key)
-    centres = x[jax.random.choice(start_key, n, (k,), replace=False)]
+    if not iterations:
+        return x[jax.random.choice(start_key, n, (k,), replace=False)]
 
     def lloyd(centres, key):
         nearest = nearest_code(x, centres)
@@ -41,4 +45,20 @@ def kmeans(x: Float[Array, "n d"], k: int, key: Array, iterations: int = 20) -> 
         means = sums / jnp.maximum(counts, 1.0)[:, None]
         return jnp.where(counts[:, None] > 0, means, spare), None
 
-    return lax.scan(lloyd, centres, jax.random.split(empty_key, max(iterations, 1))[:iterations])[0]
+    return lax.scan(lloyd, _spread_rows(x, k, start_key), jax.random.split(empty_key, iterations))[0]
+
+
+def _spread_rows(x, k, key):
+    """The seeds of k-means++."""
+    first_key, rest_key = jax.random.split(key)
+
+    def squares(centre):
+        return jnp.sum((x - centre) ** 2, axis=-1)
+
+    def seed(i, carry):
+        centres, nearest = carry
+        drawn = x[jax.random.categorical(jax.random.fold_in(rest_key, i), jnp.log(nearest))]
+        return centres.at[i].set(drawn), jnp.minimum(nearest, squares(drawn))
+
+    first = x[jax.random.randint(first_key, (), 0, x.shape[0])]
+    return lax.fori_loop(1, k, seed, (jnp.zeros((k, x.shape[1])).at[0].set(first), squares(first)))[0]

@@ -156,10 +156,8 @@ def _read_through(state: Path) -> None:
     files = {"driver": "file", "path": f"{state}/"}
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
     keys = store.list().result()
-    if not keys:
-        raise ValueError(f"there are no arrays under {state}")
-    for key in keys:
-        store.read(key).result()
+    if not keys or any(store.read(key).result().state != "value" for key in keys):
+        raise ValueError(f"arrays are missing under {state}")
     for path in (state / "array_metadatas").glob("*"):
         json.loads(path.read_text())
 

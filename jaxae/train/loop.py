@@ -1,5 +1,6 @@
 """The training loop: `train` for runs in a workdir, `fit` in memory."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -123,7 +124,7 @@ def _train(config: ConfigDict, program: Program, spec: Spec, dataset: "data.Data
 def fit(system: System, dataset: "data.Dataset | dict[str, Any]", steps: int, key: jax.Array, *,
         batch_size: int = 100, record_every: int = 50, prepare_examples: int = 2000
         ) -> tuple[State, list[dict[str, Any]]]:
-    """Trains a system in memory on all devices: for claims, searches and notebooks.
+    """Trains a system in memory, on as many devices as divide the batch: for claims, searches and notebooks.
 
     Args:
       system: what to train; for an ensemble its functions have a leading axis of members.
@@ -143,7 +144,7 @@ def fit(system: System, dataset: "data.Dataset | dict[str, Any]", steps: int, ke
     """
     if isinstance(dataset, dict):
         dataset = data.from_arrays(**dataset)
-    mesh = sharding.make_mesh({"data": -1})
+    mesh = sharding.make_mesh({"data": math.gcd(jax.device_count(), batch_size)})
     example = example_of(dataset, batch_size)
     spec = Spec(lambda axis_name: system, dataset.transform, dataset.test_transform, example, key)
     program = make_program(spec, mesh)
