@@ -16,6 +16,7 @@ def small(**changes):
     config = get_config("vae", "tiny")
     config.update(dict(steps=6, log_every=3, eval_every=6, figures_every=0, checkpoint_every=6))
     config.evaluators = ()
+    config.data.binarize = "none"  # members share the test batches, and so their binarisation
     for key, value in changes.items():
         if "." in key:
             parent, leaf = key.split(".")

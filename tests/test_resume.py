@@ -134,7 +134,7 @@ def files_below(directory):
 
 def test_truncated_newest_checkpoint_is_set_aside_and_the_one_before_taken(reference, tmp_path):
     workdir = shutil.copytree(reference("vq"), tmp_path / "run")
-    # Whole files of metadata, and half of the arrays: orbax itself answers this by a wall of tracebacks.
+    # Half of every file of arrays: what orbax prints about it by itself is a wall of tracebacks.
     truncate(*(workdir / "checkpoints" / "250").glob("state/**/d/*"), size=lambda n: n // 2)
     text = commands.finish(*VQ, f"--workdir={workdir}")
     assert "checkpoint 250 is damaged" in text and "checkpoints-damaged" in text and "Traceback" not in text

@@ -18,7 +18,8 @@ def _load(path: str):
     with np.load(path) as file:
         stored = {name: file[name] for name in file.files}
     accuracy = float(stored.pop("test_accuracy"))
-    return unflatten_dict({tuple(name.split("/")): value.astype(np.float32) for name, value in stored.items()}), accuracy
+    named = {tuple(name.split("/")): value.astype(np.float32) for name, value in stored.items()}
+    return unflatten_dict(named), accuracy
 
 
 def digit_features(path: str | Path = WEIGHTS) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n d"]]:

@@ -156,7 +156,8 @@ def _read_through(state: Path) -> None:
     files = {"driver": "file", "path": f"{state}/"}
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
     keys = store.list().result()
-    if not keys or any(store.read(key).result().state != "value" for key in keys):
+    # A value whose file is not there reads as empty, which no array is.
+    if not keys or not all(store.read(key).result().value for key in keys):
         raise ValueError(f"arrays are missing under {state}")
     for path in (state / "array_metadatas").glob("*"):
         json.loads(path.read_text())

@@ -78,7 +78,7 @@ def _settings(sweep: Sequence) -> list[dict[str, Any]]:
 
 
 def _override(config: ConfigDict, swept: Mapping[str, jax.Array]) -> ConfigDict:
-    copy = ConfigDict(config)
+    copy = config.copy_and_resolve_references()  # ConfigDict(config) would share the nested dicts
     with copy.unlocked(), copy.ignore_type():
         for path, value in swept.items():
             *parents, leaf = path.split(".")

@@ -123,7 +123,7 @@ def open_data(config: ConfigDict):
         return {name: np.clip(np.asarray(decode(model, jnp.asarray(value))), 0.0, 1.0)
                 for name, value in arrays.items()}
 
-    filled = ConfigDict(config)
+    filled = config.copy_and_resolve_references()
     with filled.unlocked():
         filled.model.codes = run.system.latent.codes
         if "label" in run.dataset.train.spec:
