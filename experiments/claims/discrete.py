@@ -84,7 +84,7 @@ def no_posterior_collapse(threshold):
 
     def config(module, name, **model):
         c = base()
-        c.system, c.model, c.batch_size, c.steps = name, module.defaults(), 100, 1500
+        c.system, c.model, c.batch_size, c.steps = name, module.defaults(), 100, 500
         c.model.update(dict(network="mlp", features=(256,), likelihood="bernoulli", decoder="pixelcnn",
                             pixelcnn_hidden=32, pixelcnn_layers=4) | model)
         return c
