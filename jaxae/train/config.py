@@ -78,7 +78,8 @@ def apply_variants(config: ConfigDict, arg: str, variants: Mapping[str, Variant]
     for name in (n for n in names if n != "tiny"):
         variants[name](config)
     if "tiny" in names:
-        config.update(dict(steps=2, batch_size=8, log_every=1, eval_every=2, figures_every=2, checkpoint_every=2,
+        config.update(dict(steps=2, batch_size=8, log_every=1, eval_every=2, checkpoint_every=2,
+                           figures_every=2 if config.figures_every else 0,
                            prepare_examples=min(64, config.prepare_examples)))
         config.data.update(dict(num_train=64, num_test=16))
         config.optim.warmup_steps = 0
