@@ -98,7 +98,6 @@ def test_an_unused_code_stays_where_it_is_and_finite():
     np.testing.assert_allclose(state.codes[1], 50.0, rtol=0.02)
 
 
-@pytest.mark.unsettled
 def test_ema_codebook_is_online_kmeans():
     """Ten planted means: after 300 batches codes lie within 3 standard errors of them, inertia within 2% of
     scikit-learn's."""
@@ -126,7 +125,6 @@ def test_ema_codebook_is_online_kmeans():
     assert inertia < 1.02 * reference
 
 
-@pytest.mark.unsettled
 def test_a_revived_code_starts_afresh_and_is_not_pulled_back():
     state = quantizers.ema_codebook(jnp.array([[0.0], [1000.0]]))
     state = state._replace(counts=jnp.array([10.0, 1e-3]), sums=jnp.array([[0.0], [1.0]]))
@@ -139,7 +137,6 @@ def test_a_revived_code_starts_afresh_and_is_not_pulled_back():
     np.testing.assert_array_equal(again.codes, after.codes)
 
 
-@pytest.mark.unsettled
 def test_kmeans_reaches_scikit_learns_inertia_and_refuses_too_few_vectors():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(400, 2)), jnp.float32)
     planted = jnp.asarray(np.stack([[i % 5, i // 5] for i in range(10)]) * 9.0, jnp.float32)
