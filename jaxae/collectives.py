@@ -61,5 +61,5 @@ def draw(sampler: Callable[..., Array], key: Array, shape: Sequence[int],
 
 
 def split_keys(key: Array, names: Sequence[str]) -> dict[str, Array]:
-    """Named independent keys from one key."""
+    """One key for each use, `keys[name]`, independent of one another; equal keys and names give equal ones."""
     return dict(zip(names, jax.random.split(key, len(names)), strict=True))

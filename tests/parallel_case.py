@@ -1,6 +1,6 @@
 """A few steps of a system on given devices: what test_parallel.py compares.
 
-    python tests/parallel_case.py CASE LAYOUT STEPS OUT.npz [COORDINATOR PROCESSES PROCESS]
+    python tests/parallel_case.py CASE LAYOUT OUT.npz [COORDINATOR PROCESSES PROCESS]    (after 20 steps)
 """
 
 import os
@@ -23,7 +23,8 @@ def small_config(case: str):
     config = module.get_config("tiny")
     config.batch_size = 32
     config.data.num_train = 128
-    config.optim.update(dict(learning_rate=1e-3, schedule="constant", clip=1.0, average=0.9))
+    # A larger eps: Adam divides small gradients by their own size, which would magnify rounding.
+    config.optim.update(dict(learning_rate=1e-3, schedule="constant", clip=1.0, average=0.9, eps=1e-3))
     if name == "vq":
         # Wide enough that fsdp shards it; revival at a threshold that is met.
         config.model.update(dict(width=16, codes=64, revive=0.3) | model)
@@ -32,8 +33,8 @@ def small_config(case: str):
     return config
 
 
-def run(case: str, layout: str, steps: int):
-    """The state after `steps`, as a dict of host arrays by name."""
+def run(case: str, layout: str, stops: tuple[int, ...] = (1, 20)):
+    """For each stop the state after as many steps, as a dict of host arrays by name."""
     import jax
     import numpy as np
 
@@ -42,7 +43,7 @@ def run(case: str, layout: str, steps: int):
     from jaxae.train.setup import program_of
 
     config = small_config(case)
-    config.steps, config.log_every = steps, steps
+    config.steps, config.log_every = stops[-1], stops[-1]
     config.parallel = "pmap" if layout == "pmap" else "jit"
     dataset = data.load(config.data)
     devices = jax.devices()[:1] if layout == "one" else jax.devices()
@@ -50,30 +51,33 @@ def run(case: str, layout: str, steps: int):
     state = program.init()
     if program.prepare:
         state = program.prepare(state, dataset.train[np.arange(64)])
-    advance = feed.resident(program, dataset.train, config.batch_size, (0,), False, steps)
-    placed, _ = advance(program.spread(state), 0, steps)
-    sums = None
-    for i, batch in enumerate(feed.evaluation_batches(dataset.test, config.batch_size)):
-        sums = program.evaluate(placed, sums, batch, np.int32(i))
-    whole = jax.jit(lambda s: s, out_shardings=jax.tree.map(
-        lambda a: jax.sharding.NamedSharding(a.sharding.mesh, jax.sharding.PartitionSpec()), program.abstract))(
-            program.whole(placed))
-    leaves = {sharding.leaf_name(path): leaf for path, leaf in
-              jax.tree_util.tree_leaves_with_path(sharding.fetch(whole))}
-    return leaves | {f"evaluate/{k}": np.asarray(v) for k, v in program.fetch(sums).items()}
+    advance = feed.resident(program, dataset.train, config.batch_size, (0,), False, stops[-1])
+    placed, states = program.spread(state), []
+    for first, stop in zip((0, *stops), stops, strict=False):
+        placed, _ = advance(placed, first, stop)
+        sums = None
+        for i, batch in enumerate(feed.evaluation_batches(dataset.test, config.batch_size)):
+            sums = program.evaluate(placed, sums, batch, np.int32(i))
+        whole = jax.jit(lambda s: s, out_shardings=jax.tree.map(
+            lambda a: jax.sharding.NamedSharding(a.sharding.mesh, jax.sharding.PartitionSpec()), program.abstract))(
+                program.whole(placed))
+        leaves = {sharding.leaf_name(path): leaf for path, leaf in
+                  jax.tree_util.tree_leaves_with_path(sharding.fetch(whole))}
+        states.append(leaves | {f"evaluate/{k}": np.asarray(v) for k, v in program.fetch(sums).items()})
+    return states
 
 
 def main():
-    case, layout, steps, out, *cluster = sys.argv[1:]
+    case, layout, out, *cluster = sys.argv[1:]
     import jax
     if cluster:
         coordinator, processes, process = cluster
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(coordinator, int(processes), int(process))
     import numpy as np
-    leaves = run(case, layout, int(steps))
+    state, = run(case, layout, (20,))
     if jax.process_index() == 0:
-        np.savez(out, **leaves)
+        np.savez(out, **state)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxae.inference import langevin
-from jaxae.systems import builders
+from jaxae.systems import builders, compose
 from jaxae.systems.base import Objective, variables
 
 
@@ -168,12 +168,12 @@ def test_together_trains_each_system_as_it_would_alone():
     batch = regression(jax.random.key(8))
     slow = builders.one_loss(linear_init, squared, optax.sgd(0.01))
     fast = builders.one_loss(linear_init, squared, optax.adam(0.1))
-    both, metrics = run(builders.together({"slow": slow, "fast": fast}), batch, 10)
+    both, metrics = run(compose.together({"slow": slow, "fast": fast}), batch, 10)
     for name, system in (("slow", slow), ("fast", fast)):
         alone, seen = run(system, batch, 10)
         np.testing.assert_allclose(both.params[name]["w"], alone.params["w"], rtol=1e-6)
         np.testing.assert_allclose(metrics[f"{name}/loss"], seen["loss"], rtol=1e-6)
-    joint = builders.together({"slow": slow, "fast": fast})
+    joint = compose.together({"slow": slow, "fast": fast})
     report = joint.summary(joint.evaluate(both, batch, jax.random.key(0)))
     assert report["loss"] == pytest.approx(float(report["slow/loss"] + report["fast/loss"]))
 
@@ -186,7 +186,7 @@ def test_phases_run_in_order_and_hand_their_parameters_on():
 
     first = builders.one_loss(linear_init, squared, optax.adam(0.1))
     second = builders.one_loss(linear_init, shrink, optax.sgd(0.25))
-    state, metrics = run(builders.in_phases([(first, 5), (second, 3)]), batch, 8)
+    state, metrics = run(compose.in_phases([(first, 5), (second, 3)]), batch, 8)
     alone, _ = run(first, batch, 5)
     np.testing.assert_allclose(state.params["w"], alone.params["w"] * 0.5**3, rtol=1e-5)
     assert np.isnan(metrics["w0"]) and np.isfinite(metrics["norm"])

@@ -285,6 +285,13 @@ def test_npz_takes_names_from_the_config_and_splits_by_seed(tmp_path):
     assert "label" not in unlabelled.train.spec
 
 
+def test_npz_of_vectors_is_read_as_it_is(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    np.testing.assert_array_equal(load({"source": _save(tmp_path, x=x, test_x=x[:8])}).test.arrays()["x"], x[:8])
+    with pytest.raises(DataError, match="size=8"):
+        load({"source": _save(tmp_path, x=x, test_x=x[:8]), "size": 8})
+
+
 def test_npz_reads_the_layout_of_dsprites(tmp_path):
     classes = np.stack([np.zeros(30, int), *np.random.default_rng(0).integers(0, 3, (5, 30))], 1)
     meta = np.array({"title": "pickled"}, object)

@@ -45,7 +45,7 @@ def fit_all(x: np.ndarray, size: int = 0, channels: int = 0) -> np.ndarray:
     """Resizes and converts a stack of images; returns `x` itself when nothing is asked for.
 
     Args:
-      x: uint8 `[n h w c]` with c 1, 3 or 4, or a float stack in [0, 1] when nothing is asked for.
+      x: uint8 `[n h w c]` with c 1, 3 or 4, or anything when nothing is asked for.
       size: pixels of a side, 0 as it is.
       channels: 1 or 3, 0 as it is.
 
@@ -56,6 +56,8 @@ def fit_all(x: np.ndarray, size: int = 0, channels: int = 0) -> np.ndarray:
       DataError: not uint8 images, or other numbers of channels.
     """
     check_options(size, channels)
+    if not size and not channels:
+        return x
     if x.ndim == 4 and size in (0, x.shape[1]) and size in (0, x.shape[2]) and channels in (0, x.shape[-1]):
         return x
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3, 4):

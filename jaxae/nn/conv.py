@@ -2,8 +2,8 @@
 
 Accelerators want the plain `lax.conv_general_dilated`. XLA on CPU does not: its input gradient of a wide
 strided convolution is up to 40 times slower than the same sums written as a matrix product. There we cut
-shifted slices, concatenate them and multiply once; autodiff then turns both gradients into one product
-each. `_form` is the only place that chooses. Images are channels last, kernels are `[kh kw in out]`.
+shifted slices, concatenate them and multiply once (`matmul_conv.py`); autodiff then turns both gradients into
+one product each. `_form` is the only place that chooses. Images are channels last, kernels are `[kh kw in out]`.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,9 @@ from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype, Initializer
 from jax import lax
 from jaxtyping import Array, Float
+
+from jaxae.nn import matmul_conv
+from jaxae.nn.matmul_conv import both
 
 Pair = int | Sequence[int]
 Padding = str | Sequence[Sequence[int]]
@@ -49,14 +52,14 @@ def conv(x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw ci o"], *, stri
     _check(x, kernel, "conv")
     strides = _pair(strides, "strides")
     padding = _conv_padding(x.shape[1:3], kernel.shape[:2], strides, padding)
-    size = _both(lambda n, k, s, p: (n + sum(p) - k) // s + 1,
-                 x.shape[1:3], kernel.shape[:2], strides, padding)
+    size = both(lambda n, k, s, p: (n + sum(p) - k) // s + 1,
+                x.shape[1:3], kernel.shape[:2], strides, padding)
     if min(size) < 1:
         raise ValueError(f"conv: kernel {kernel.shape[:2]} on {x.shape[1:3]} pixels with padding {padding} "
                          "leaves no output: use a smaller kernel, more padding or a larger image.")
     if _form(form) == "lax":
         return _lax_conv(x, kernel, strides, padding)
-    return _matmul_conv(x, kernel, strides, _lows(padding), size)
+    return matmul_conv.conv(x, kernel, strides, _lows(padding), size)
 
 
 def conv_transpose(x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw ci o"], *, strides: Pair = 1,
@@ -92,15 +95,13 @@ def conv_transpose(x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw ci o"
     _check(x, kernel, "conv_transpose")
     strides = _pair(strides, "strides")
     padding = _transpose_padding(kernel.shape[:2], strides, padding)
-    size = _both(lambda m, k, s, p: (m - 1) * s + k - sum(p),
-                 x.shape[1:3], kernel.shape[:2], strides, padding)
+    size = both(lambda m, k, s, p: (m - 1) * s + k - sum(p),
+                x.shape[1:3], kernel.shape[:2], strides, padding)
     if min(size) < 1:
         raise ValueError(f"conv_transpose: padding {padding} crops all of the output: use less padding.")
     if _form(form) == "lax":
         return _lax_conv_transpose(x, kernel, strides, padding)
-    shares = _both(_useful_share, size, x.shape[1:3], kernel.shape[:2], strides, _lows(padding))
-    matmul = _matmul_phases if shares[0] * shares[1] < 0.8 else _matmul_paint
-    return matmul(x, kernel, strides, _lows(padding), size)
+    return matmul_conv.conv_transpose(x, kernel, strides, _lows(padding), size)
 
 
 class Conv(nn.Module):
@@ -201,26 +202,21 @@ def _explicit(padding):
     return pairs
 
 
-def _both(function, *axes):
-    """`function` of the rows' values and of the columns' values."""
-    return tuple(function(*values) for values in zip(*axes, strict=True))
-
-
 def _lows(padding):
     return tuple(lo for lo, _ in padding)
 
 
 def _conv_padding(size, kernel, strides, padding):
     if padding == "SAME":
-        totals = _both(lambda n, k, s: max((-(-n // s) - 1) * s + k - n, 0), size, kernel, strides)
+        totals = both(lambda n, k, s: max((-(-n // s) - 1) * s + k - n, 0), size, kernel, strides)
         return tuple((t // 2, t - t // 2) for t in totals)
     return ((0, 0), (0, 0)) if padding == "VALID" else _explicit(padding)
 
 
 def _transpose_padding(kernel, strides, padding):
     if padding == "SAME":  # the adjoint of conv's 'SAME' on h * s pixels
-        lows = _both(lambda k, s: max(k - s, 0) // 2, kernel, strides)
-        return _both(lambda k, s, lo: (lo, k - s - lo), kernel, strides, lows)
+        lows = both(lambda k, s: max(k - s, 0) // 2, kernel, strides)
+        return both(lambda k, s, lo: (lo, k - s - lo), kernel, strides, lows)
     return ((0, 0), (0, 0)) if padding == "VALID" else _explicit(padding)
 
 
@@ -233,94 +229,13 @@ def _crop(x, padding):
 
 
 def _lax_conv(x, kernel, strides, padding):
-    pads = _both(lambda p: (max(p[0], 0), max(p[1], 0)), padding)
+    pads = both(lambda p: (max(p[0], 0), max(p[1], 0)), padding)
     return lax.conv_general_dilated(_crop(x, padding), kernel, strides, pads, dimension_numbers=_DIMENSIONS)
 
 
 def _lax_conv_transpose(x, kernel, strides, padding):
-    reach = _both(lambda k, p: (k - 1 - p[0], k - 1 - p[1]), kernel.shape[:2], padding)
-    pads = _both(lambda p: (max(p[0], 0), max(p[1], 0)), reach)
+    reach = both(lambda k, p: (k - 1 - p[0], k - 1 - p[1]), kernel.shape[:2], padding)
+    pads = both(lambda p: (max(p[0], 0), max(p[1], 0)), reach)
     y = lax.conv_general_dilated(x, kernel[::-1, ::-1], (1, 1), pads, lhs_dilation=strides,
                                  dimension_numbers=_DIMENSIONS)
     return _crop(y, reach)
-
-
-# The matmul form. Along one axis: n pixels on the fine side (conv's input), m on the coarse side (conv's output);
-# tap t of coarse pixel i touches fine pixel i * s + t - lo.
-
-
-def _live_taps(n, m, k, s, lo):
-    """First and last-plus-one tap that ever touches a fine pixel: the others only see padding."""
-    live = [t for t in range(k) if any(0 <= i * s + t - lo < n for i in range(m))]
-    return (live[0], live[-1] + 1) if live else (0, k)
-
-
-def _useful_share(n, m, k, s, lo):
-    """Share of the products coarse pixel x tap that land inside the fine image."""
-    taps = range(*_live_taps(n, m, k, s, lo))
-    return sum(0 <= i * s + t - lo < n for i in range(m) for t in taps) / (m * len(taps))
-
-
-def _trim(kernel, fine, coarse, strides, lows):
-    """The kernel without taps that only see padding, and the low padding that goes with it."""
-    rows, columns = _both(_live_taps, fine, coarse, kernel.shape[:2], strides, lows)
-    return kernel[slice(*rows), slice(*columns)], (lows[0] - rows[0], lows[1] - columns[0])
-
-
-def _patches(x, kernel, strides, lows, coarse):
-    """`[b n n' c] -> [b m m' kh*kw*c]`: what each coarse pixel sees, as shifted slices side by side."""
-    # Pad (or crop, where negative) to the pixels that are really read.
-    pads = _both(lambda n, m, k, s, lo: (lo, (m - 1) * s + k - n - lo, 0),
-                 x.shape[1:3], coarse, kernel, strides, lows)
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    (m, m2), (s, s2) = coarse, strides
-    slices = [x[:, i:i + (m - 1) * s + 1:s, j:j + (m2 - 1) * s2 + 1:s2]
-              for i in range(kernel[0]) for j in range(kernel[1])]
-    return slices[0] if len(slices) == 1 else jnp.concatenate(slices, axis=-1)
-
-
-def _matmul_conv(x, kernel, strides, lows, coarse):
-    kernel, lows = _trim(kernel, x.shape[1:3], coarse, strides, lows)
-    return _patches(x, kernel.shape[:2], strides, lows, coarse) @ kernel.reshape(-1, kernel.shape[-1])
-
-
-def _matmul_paint(x, kernel, strides, lows, fine):
-    """One product gives the kernel that every pixel paints; shifted adds, spread by the stride, overlap them."""
-    kernel, lows = _trim(kernel, fine, x.shape[1:3], strides, lows)
-    kh, kw, _, o = kernel.shape
-    painted = x @ kernel.transpose(2, 0, 1, 3).reshape(x.shape[-1], -1)  # [b m m' kh*kw*o]
-
-    def placed(i, j):
-        tap = painted[..., (i * kw + j) * o:(i * kw + j + 1) * o]
-        rows, columns = _both(lambda n, m, s, t, lo: (t - lo, n - (m - 1) * s - 1 - t + lo, s - 1),
-                              fine, x.shape[1:3], strides, (i, j), lows)
-        return lax.pad(tap, jnp.zeros((), x.dtype), [(0, 0, 0), rows, columns, (0, 0, 0)])
-
-    return sum(placed(i, j) for i in range(kh) for j in range(kw))
-
-
-def _matmul_phases(x, kernel, strides, lows, fine):
-    """Each of the s*s' phases of the fine image is a stride-1 convolution of `x` with every s-th tap.
-
-    It computes no product that is cropped later, but cuts patches of `x` for each phase: it wins on small
-    maps, where much is cropped.
-    """
-    (s, s2), cells = strides, _both(lambda n, s: -(-n // s), fine, strides)
-    rows = [jnp.stack([_phase(x, kernel, (r, r2), strides, lows, fine, cells) for r2 in range(s2)], axis=3)
-            for r in range(s)]
-    y = jnp.stack(rows, axis=2)  # [b cells s cells' s' o]
-    return y.reshape(x.shape[0], cells[0] * s, cells[1] * s2, -1)[:, :fine[0], :fine[1]]
-
-
-def _phase(x, kernel, phase, strides, lows, fine, cells):
-    """Fine pixels r, r + s, ... in both axes, padded to `cells`."""
-    # The flipped taps run with the coarse pixels, so that this is a plain convolution of them.
-    first = _both(lambda r, lo, s: (r + lo) % s, phase, lows, strides)
-    taps = kernel[first[0]::strides[0], first[1]::strides[1]][::-1, ::-1]
-    size = _both(lambda r, n, s: len(range(r, n, s)), phase, fine, strides)
-    if 0 in taps.shape or 0 in size:
-        return jnp.zeros((x.shape[0], *cells, kernel.shape[-1]), x.dtype)
-    low = _both(lambda r, t, s, lo, k: k - 1 - (r + lo - t) // s,
-                phase, first, strides, lows, taps.shape[:2])
-    y = _matmul_conv(x, taps, (1, 1), low, size)
-    return jnp.pad(y, ((0, 0), (0, cells[0] - size[0]), (0, cells[1] - size[1]), (0, 0)))

@@ -1,5 +1,7 @@
 """Lloyd's k-means, for starting codebooks from data."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -11,8 +13,9 @@ from jaxae.quantizers.vector import nearest_code
 def kmeans(x: Float[Array, "n d"], k: int, key: Array, iterations: int = 20) -> Float[Array, "k d"]:
     """Centres of k clusters of the rows: k-means++ seeds, then Lloyd's iterations.
 
-    Seeds are rows drawn one after the other with probability proportional to their squared distance to the
-    nearest seed so far. Then e_i <- mean of the rows nearest to e_i; a centre without rows moves to a random row.
+    Seeds are rows found one after the other: of 2 + log k rows drawn with probability proportional to their squared
+    distance to the nearest seed so far, the one that leaves the least sum of these distances (greedy k-means++, as in
+    scikit-learn). Then e_i <- mean of the rows nearest to e_i; a centre without rows moves to a random row.
 
     Args:
       x: rows `[n d]`.
@@ -49,16 +52,20 @@ def kmeans(x: Float[Array, "n d"], k: int, key: Array, iterations: int = 20) -> 
 
 
 def _spread_rows(x, k, key):
-    """The seeds of k-means++."""
+    """The seeds of greedy k-means++."""
     first_key, rest_key = jax.random.split(key)
+    trials = 2 + int(math.log(k))
 
-    def squares(centre):
-        return jnp.sum((x - centre) ** 2, axis=-1)
+    def squares(centres):
+        return jnp.sum((x[:, None] - centres) ** 2, axis=-1)  # [n trials]
 
     def seed(i, carry):
         centres, nearest = carry
-        drawn = x[jax.random.categorical(jax.random.fold_in(rest_key, i), jnp.log(nearest))]
-        return centres.at[i].set(drawn), jnp.minimum(nearest, squares(drawn))
+        rows = jax.random.categorical(jax.random.fold_in(rest_key, i), jnp.log(nearest), shape=(trials,))
+        after = jnp.minimum(nearest[:, None], squares(x[rows]))
+        best = jnp.argmin(after.sum(0))
+        return centres.at[i].set(x[rows[best]]), after[:, best]
 
-    first = x[jax.random.randint(first_key, (), 0, x.shape[0])]
-    return lax.fori_loop(1, k, seed, (jnp.zeros((k, x.shape[1])).at[0].set(first), squares(first)))[0]
+    first = x[jax.random.randint(first_key, (1,), 0, x.shape[0])]
+    start = jnp.zeros((k, x.shape[1])).at[0].set(first[0])
+    return lax.fori_loop(1, k, seed, (start, squares(first)[:, 0]))[0]

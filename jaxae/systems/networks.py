@@ -184,6 +184,8 @@ def observation(model, shape: tuple[int, ...], decoder: Callable[[int], nn.Modul
     def log_density(x, out):
         if square:
             return -0.5 * jnp.sum((x - out.astype(jnp.float32)) ** 2, axis=tuple(range(1, x.ndim)))
+        if density.channels == 1:  # flat: XLA on CPU has no vector instructions for a last axis of one channel
+            x, out = x.reshape(x.shape[0], -1), out.reshape(x.shape[0], -1)
         return density.log_prob(x, out)
 
     if model.decoder == "factorised":

@@ -162,6 +162,11 @@ def _core(spec: Spec, axis_name: str | None, gather: Callable) -> _Core:
                  step, lambda *args: zeros(jax.eval_shape(measure, *args)), add)
 
 
+def _rows(a, index):
+    """`a[index]`, by rows of one axis: XLA on CPU copies those three times as fast as rows of several."""
+    return a.reshape(a.shape[0], -1)[index].reshape(*index.shape, *a.shape[1:])
+
+
 def _starting(function: Callable, zero: Callable, placed: Callable) -> Callable:
     """`function(state, accumulated, batch, i)` that starts from `zero(state, batch, i)` where given None."""
     def call(state, accumulated, batch, i):
@@ -181,7 +186,7 @@ def _jit_program(spec: Spec, mesh: Mesh) -> Program:
 
     def gather(data, index):
         index = lax.with_sharding_constraint(index, member_rows)
-        return jax.tree.map(lambda a: lax.with_sharding_constraint(a[index], member_rows), data)
+        return jax.tree.map(lambda a: lax.with_sharding_constraint(_rows(a, index), member_rows), data)
 
     core = _core(spec, None, gather)
     shapes = jax.eval_shape(core.init)
@@ -215,7 +220,7 @@ def _jit_program(spec: Spec, mesh: Mesh) -> Program:
 
 def _pmap_program(spec: Spec, mesh: Mesh, program: Program) -> Program:
     """The program under `jax.pmap`: a replica a device, each with its slice of every batch."""
-    core = _core(spec, _REPLICAS, lambda data, index: jax.tree.map(lambda a: a[index], data))
+    core = _core(spec, _REPLICAS, lambda data, index: jax.tree.map(lambda a: _rows(a, index), data))
     everywhere = sharding.replicated(mesh)
     devices, local = jax.device_count(), jax.local_device_count()
     own = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
