@@ -3,5 +3,7 @@
 from jaxae.priors.autoregressive import autoregressive
 from jaxae.priors.base import Prior
 from jaxae.priors.gaussian_mixture import EMResult, MixtureParams, em, gaussian_mixture
+from jaxae.priors.simple import circle_of_gaussians, hypersphere, ring, standard_normal, uniform
 
-__all__ = ["EMResult", "MixtureParams", "Prior", "autoregressive", "em", "gaussian_mixture"]
+__all__ = ["EMResult", "MixtureParams", "Prior", "autoregressive", "circle_of_gaussians", "em", "gaussian_mixture",
+           "hypersphere", "ring", "standard_normal", "uniform"]

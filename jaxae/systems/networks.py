@@ -22,11 +22,11 @@ def defaults() -> dict[str, Any]:
     """Keys of `config.model` that choose the networks.
 
     `network`: 'conv' (strided 4x4 convolutions to `channels`, then `blocks` residual blocks), 'mlp' (`features`)
-    or 'mnist_conv' (128-256-512-1024, for 28x28 images). `likelihood`: a name of
+    or 'mnist_conv' (128-256-512-1024, for 28x28 images; with group normalisation where `norm`). `likelihood`: a name of
     `jaxae.distributions.likelihood`, with `scale` for the fixed Gaussian; systems may add 'mse'. `decoder`:
     'factorised', or 'pixelcnn', whose pixels also see those before them.
     """
-    return dict(network="conv", channels=(32, 64), blocks=2, hidden=32, features=(512,), activation="relu",
+    return dict(network="conv", channels=(32, 64), blocks=2, hidden=32, features=(512,), activation="relu", norm=False,
                 likelihood="bernoulli", scale=1.0, decoder="factorised", pixelcnn_hidden=32, pixelcnn_layers=4)
 
 
@@ -106,7 +106,7 @@ def vector_encoder(model, shape: tuple[int, ...], out: int, dtype) -> nn.Module:
     if model.network == "mlp":
         return Reshape(tuple(model.features), (out,), activation(model), dtype)
     if model.network == "mnist_conv":
-        return VectorEncoder(MNISTConvEncoder(dtype=dtype), out, dtype)
+        return VectorEncoder(MNISTConvEncoder(model.norm, dtype=dtype), out, dtype)
     map_shape(model, shape)
     body = ConvEncoder(tuple(model.channels), model.channels[-1], model.blocks, model.hidden, dtype=dtype)
     return VectorEncoder(body, out, dtype)
@@ -118,7 +118,7 @@ def vector_decoder(model, shape: tuple[int, ...], channels: int, dtype) -> nn.Mo
     if model.network == "mlp":
         return Reshape(tuple(reversed(tuple(model.features))), (*shape[:-1], channels), activation(model), dtype)
     if model.network == "mnist_conv":
-        return MNISTConvDecoder(channels, dtype=dtype)
+        return MNISTConvDecoder(channels, model.norm, dtype=dtype)
     small = (*map_shape(model, shape), model.channels[-1])
     return VectorDecoder(map_decoder(model, channels, dtype), small, activation(model), dtype)
 

@@ -1,0 +1,250 @@
+"""The core of all autoencoders with one vector as latent: encoder, posterior, prior and observation model.
+
+A system is this core with an objective: `latent_system(config, example, axis_name, objective)`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
+
+from jaxae import collectives, optim, priors
+from jaxae.metrics import mse
+from jaxae.systems import figures as draw
+from jaxae.systems import networks
+from jaxae.systems.base import Latent, Objective, State, System, variables
+from jaxae.systems.builders import Player, players
+from jaxae.systems.posteriors import Posterior, posterior
+from jaxae.systems.vampprior import vampprior
+
+PRIORS = {"normal": priors.standard_normal, "uniform": priors.uniform,
+          "ring": lambda d: priors.ring(0.5), "disk": lambda d: priors.ring(0.0),
+          "mixture": lambda d: priors.circle_of_gaussians(8, d), "sphere": priors.hypersphere}
+
+
+def defaults(**changed) -> ConfigDict:
+    """Keys of `config.model`, beside those of `networks.defaults`.
+
+    `latent`: dimension of z. `posterior`: 'diagonal', 'full', or 'point' for a deterministic encoder. `prior`:
+    'normal', 'uniform' on [-1, 1]^d, 'ring' (radii 0.5 to 1), 'disk', 'mixture' (8 Gaussians on a circle),
+    'sphere', or 'vampprior' with `pseudo_inputs`.
+    """
+    keys = networks.defaults() | dict(network="mlp", latent=16, posterior="diagonal", prior="normal", pseudo_inputs=100)
+    return ConfigDict(keys | changed)
+
+
+class LatentModel(NamedTuple):
+    """The pieces, as functions of `params`, a dict with 'encoder', 'decoder' and, where it has any, 'prior'."""
+
+    shape: tuple[int, ...]  # of one example
+    size: int  # of its latent
+    init: Callable[..., PyTree]  # (key, x) -> params
+    encode: Callable[..., Array]  # (params, x) -> out [n outputs], what `posterior` reads
+    posterior: Posterior
+    observed: networks.Observation
+    log_prior: Callable[..., Array]  # (params, z) -> [n] nats
+    sample_prior: Callable[..., Array]  # (params, key, n) -> z [n d]; under pmap, n of this replica
+    closed_kl: bool  # the prior is N(0, I) and the posterior knows its KL to it
+
+
+class Terms(NamedTuple):
+    """What one pass of a batch through the model gives its objective."""
+
+    model: LatentModel
+    params: PyTree
+    x: Array  # [n ...]
+    out: Array  # [n outputs], the encoder's
+    z: Array  # [n d], one draw from the posterior
+    log_px: Array  # [n] log p(x | z)
+    kl: Array | None  # [n] KL(q(z | x) || p(z)): in closed form, or log q(z) - log p(z); None for a point
+    step: Array  # [] updates before this one
+    key: Array  # for the objective's own noise
+    axis_name: str | None
+    train: bool
+
+    def prior_draws(self, count: int = 0) -> Array:
+        """As many draws from the prior as there are examples, or `count`: [n d]."""
+        return self.model.sample_prior(self.params, self.key, count or self.z.shape[0])
+
+    def x_hat(self, z: Array) -> Array:
+        """The decoder's mean."""
+        return self.model.observed.mean(self.params["decoder"], z, self.key)
+
+
+# terms -> (loss [n] or [] whose mean is minimised, metrics {name: [n] or []})
+ObjectiveOf = Callable[[Terms], tuple[Array, dict[str, Array]]]
+
+
+def latent_model(config: ConfigDict, example: PyTree, axis_name: str | None = None,
+                 family: Posterior | None = None) -> LatentModel:
+    """The model of `config.model`, with another `family` of posteriors where a system brings its own.
+
+    Raises:
+      ValueError: for options that do not exist or do not fit the data or one another.
+    """
+    model, shape, dtype = config.model, example["x"].shape[1:], jnp.dtype(config.dtype)
+    if model.latent < 1:
+        raise ValueError(f"model.latent={model.latent} must be at least 1")
+    size, family = model.latent, family or posterior(model.posterior, model.latent)
+    if model.prior in ("ring", "disk") and size != 2:
+        raise ValueError(f"model.prior={model.prior!r} is a distribution in the plane: set model.latent=2")
+    if model.prior not in (*PRIORS, "vampprior"):
+        raise ValueError(f"model.prior={model.prior!r} must be one of {', '.join(PRIORS)}, vampprior")
+    encoder = networks.vector_encoder(model, shape, family.outputs, dtype)
+    observed = networks.observation(model, shape, lambda c: networks.vector_decoder(model, shape, c, dtype), dtype,
+                                    axis_name)
+
+    def encode(params, x):
+        return encoder.apply({"params": params["encoder"]}, x).astype(jnp.float32)
+
+    prior = (vampprior(model.pseudo_inputs, shape, family, encode) if model.prior == "vampprior"
+             else PRIORS[model.prior](size))
+
+    def init(key, x):
+        keys = collectives.split_keys(key, ("encoder", "decoder", "prior"))
+        params = {"encoder": encoder.init(keys["encoder"], x)["params"],
+                  "decoder": observed.init(keys["decoder"], jnp.zeros((1, size)))}
+        learned = prior.init(keys["prior"], x)
+        return params | ({"prior": learned} if jax.tree.leaves(learned) else {})
+
+    def sample_prior(params, key, n):
+        return collectives.draw(lambda key, shape: prior.sample(params, key, shape[0]), key, (n, size), axis_name)
+
+    return LatentModel(shape, size, init, encode, family, observed, prior.log_prob, sample_prior,
+                       model.prior == "normal" and family.kl is not None)
+
+
+def pass_through(model: LatentModel, params: PyTree, x: Array, key: Array, step: Array, train: bool,
+                 axis_name: str | None = None) -> Terms:
+    """Encodes, draws and decodes a batch."""
+    keys = collectives.split_keys(key, ("z", "objective"))
+    out = model.encode(params, x)
+    z = model.posterior.sample(out, keys["z"], axis_name)
+    log_px = model.observed.log_prob(params["decoder"], z, x)
+    kl = None
+    if model.closed_kl:
+        kl = model.posterior.kl(out)
+    elif model.posterior.log_prob is not None:
+        kl = model.posterior.log_prob(out, z) - model.log_prior(params, z)
+    return Terms(model, params, x, out, z, log_px, kl, step, keys["objective"], axis_name, train)
+
+
+class Adversary(NamedTuple):
+    """A second player: its own network, which the objective may read as `terms.params['adversary']`."""
+
+    init: Callable[[Array], PyTree]  # key -> params
+    loss: ObjectiveOf  # minimised by the adversary at fixed autoencoder
+    learning_rate: float
+
+
+def latent_system(config: ConfigDict, example: PyTree, axis_name: str | None, objective: ObjectiveOf, *,
+                  model: LatentModel | None = None, adversary: Adversary | None = None, **replaced) -> System:
+    """The system that minimises `objective` over the parameters of the model, against an adversary if it has one.
+
+    Metrics of every such system: `reconstruction` -log p(x | z) and `kl` in nats per example, and `mse` per
+    dimension of the decoder's mean at the posterior's mean.
+
+    Args:
+      config, example, axis_name: as of every `build`.
+      objective: see `ObjectiveOf`.
+      model: where it is not that of the config.
+      adversary: the second player.
+      **replaced: fields of `System` in place of the usual.
+    """
+    model = model or latent_model(config, example, axis_name)
+    factorised = config.model.decoder == "factorised"
+
+    def init(key, batch):
+        params = model.init(key, batch["x"])
+        if adversary is not None:
+            params["adversary"] = adversary.init(jax.random.fold_in(key, 1))
+        return params, jnp.zeros((), jnp.int32)  # extra counts the updates, for objectives with a schedule
+
+    def loss(params, step, batch, key, train: bool) -> Objective:
+        if adversary is not None and train:
+            params = params | {"adversary": jax.lax.stop_gradient(params["adversary"])}
+        terms = pass_through(model, params, batch["x"], key, step, train, axis_name)
+        value, metrics = objective(terms)
+        usual: dict[str, Any] = {"reconstruction": -terms.log_px}
+        if terms.kl is not None:
+            usual["kl"] = terms.kl
+        if not train and factorised:
+            usual["mse"] = mse(batch["x"], terms.x_hat(model.posterior.mean(terms.out)))
+        return Objective(value, usual | metrics, step)
+
+    def adversarial_loss(params, step, batch, key, train: bool) -> Objective:
+        fixed = jax.lax.stop_gradient({name: value for name, value in params.items() if name != "adversary"})
+        terms = pass_through(model, params | fixed, batch["x"], key, step, train, axis_name)
+        value, metrics = adversary.loss(terms)
+        return Objective(value, metrics, step)
+
+    # One player owns everything; beside an adversary it owns the model's entries.
+    names = tuple(jax.eval_shape(model.init, jax.random.key(0), example["x"]))
+    team = [Player("", loss, optim.optimizer(config.optim, config.steps), () if adversary is None else names)]
+    if adversary is not None:
+        schedule = ConfigDict(dict(config.optim) | {"learning_rate": adversary.learning_rate})
+        team.append(Player("adversary", adversarial_loss, optim.optimizer(schedule, config.steps), ("adversary",)))
+    return players(init, team, average=config.optim.average, accumulate=config.optim.accumulate,
+                   axis_name=axis_name, after=lambda params, step, key: (params, step + 1),
+                   **(functions(model, factorised) | replaced))
+
+
+def functions(model: LatentModel, factorised: bool = True) -> dict[str, Any]:
+    """What a trained model does: the fields of `System` beside training."""
+    size, shape = model.size, model.shape
+
+    def encode(now, x, key=None):
+        out = model.encode(now.params, x)
+        return model.posterior.mean(out) if key is None else model.posterior.sample(out, key)
+
+    def decode(now, z, key=None):
+        return model.observed.mean(now.params["decoder"], z, jax.random.key(0) if key is None else key)
+
+    def reconstruct(now, x, key=None):
+        return decode(now, encode(now, x), key)
+
+    def sample(now, key, n: int):
+        latent_key, pixel_key = jax.random.split(key)
+        return decode(now, model.sample_prior(now.params, latent_key, n), pixel_key)
+
+    def log_weights(now, key, x, k: int, axis_name=None):
+        n = x.shape[0]
+        # Each example k times, batch axis first, so that replicas cut the same noise that one device draws.
+        out = jnp.repeat(model.encode(now.params, x), k, axis=0)  # [n*k outputs]
+        z = model.posterior.sample(out, key, axis_name)
+        log_px = model.observed.log_prob(now.params["decoder"], z, jnp.repeat(x, k, axis=0))
+        log_w = log_px + model.log_prior(now.params, z) - model.posterior.log_prob(out, z)
+        return log_w.reshape(n, k).T
+
+    def figures(state: State, batch, key):
+        now, keys = variables(state), collectives.split_keys(key, ("pixels", "samples"))
+        out = model.encode(now.params, batch["x"])
+        mean = model.posterior.mean(out)
+        shown = draw.comparison(batch["x"], decode(now, mean, keys["pixels"]))
+        shown |= draw.samples(sample(now, keys["samples"], 64))
+        information = mean.var(0)
+        if model.posterior.kl_each is not None:
+            information = shown["kl_of_latents"] = model.posterior.kl_each(out).mean(0)
+        if len(shape) == 3 and factorised:
+            shown["traversals"] = traversals(now, mean, information)
+        if size == 2:
+            shown["latents"] = mean
+            if "label" in batch:
+                shown["latents_labels"] = batch["label"]
+        return shown
+
+    def traversals(now, mean, information, steps: int = 11):
+        """Decoded lines through 3 standard deviations of the codes along the most informative latents, around the
+        first example: [k n h w c]."""
+        chosen = jax.lax.top_k(information, min(8, size))[1]
+        line = jnp.linspace(-3.0, 3.0, steps)
+        points = jnp.broadcast_to(mean[0], (chosen.size, steps, size))
+        points = jax.vmap(lambda rows, i: rows.at[:, i].set(line))(points, chosen)
+        return jnp.clip(decode(now, points.reshape(-1, size)).reshape(chosen.size, steps, *shape), 0.0, 1.0)
+
+    weighted = {"log_weights": log_weights} if model.posterior.log_prob is not None else {}
+    return dict(encode=encode, decode=decode, reconstruct=reconstruct, sample=sample, figures=figures,
+                latent=Latent((size,))) | weighted

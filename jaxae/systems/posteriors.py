@@ -1,0 +1,92 @@
+"""Approximate posteriors q(z | x): what an encoder's output means."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from jaxae import collectives
+from jaxae.distributions import normal_kl, normal_log_prob
+
+KINDS = ("diagonal", "full", "point")
+
+
+class Posterior(NamedTuple):
+    """A family of distributions on latents `z [n d]`, by an encoder's output `out [n outputs]`.
+
+    Densities are in nats per example, summed over the latent's dimensions.
+    """
+
+    outputs: int  # width of `out`
+    sample: Callable[..., Array]  # (out, key, axis_name) -> z, reparameterized
+    mean: Callable[[PyTree], Array]  # out -> z: what `encode` gives
+    log_prob: Callable[[PyTree, Array], Array] | None  # (out, z) -> [n]; None for a point
+    kl: Callable[[PyTree], Array] | None = None  # out -> [n]: closed form of KL(q || N(0, I)) where there is one
+    kl_each: Callable[[PyTree], Array] | None = None  # out -> [n d]: the same by dimension, for independent ones
+    std: Callable[[PyTree], Array] | None = None  # out -> [n d]: standard deviations of each dimension
+
+
+def posterior(kind: str, d: int) -> Posterior:
+    """The posterior of a name: 'diagonal' and 'full' Gaussians, or a 'point' (a deterministic encoder).
+
+    Args:
+      kind: one of `KINDS`.
+      d: dimension of the latent.
+
+    Raises:
+      ValueError: for another name.
+    """
+    if kind == "diagonal":
+        return diagonal(d)
+    if kind == "full":
+        return full(d)
+    if kind == "point":
+        return Posterior(d, lambda out, key, axis_name=None: out, lambda out: out, None)
+    raise ValueError(f"model.posterior={kind!r} must be one of {', '.join(KINDS)}")
+
+
+def diagonal(d: int) -> Posterior:
+    """N(mean, diag std^2) from `out = (mean, log std)`."""
+    def parts(out):
+        return jnp.split(out, 2, axis=-1)
+
+    def sample(out, key, axis_name=None):
+        mean, log_std = parts(out)
+        return mean + jnp.exp(log_std) * collectives.draw(jax.random.normal, key, mean.shape, axis_name)
+
+    def kl_each(out):
+        return normal_kl(*parts(out))
+
+    return Posterior(2 * d, sample, lambda out: parts(out)[0],
+                     lambda out, z: normal_log_prob(z, *parts(out)).sum(-1),
+                     lambda out: kl_each(out).sum(-1), kl_each, lambda out: jnp.exp(parts(out)[1]))
+
+
+def full(d: int) -> Posterior:
+    """N(mean, L L^T) from `out = (mean, log diagonal of L, the rest of L row by row)`."""
+    rows, columns = jnp.tril_indices(d, -1)
+
+    def parts(out):
+        mean, log_diagonal, rest = jnp.split(out, (d, 2 * d), axis=-1)
+        factor = jnp.zeros((*out.shape[:-1], d, d), out.dtype).at[..., rows, columns].set(rest)
+        return mean, log_diagonal, factor + jnp.exp(log_diagonal)[..., None] * jnp.eye(d)
+
+    def sample(out, key, axis_name=None):
+        mean, _, factor = parts(out)
+        noise = collectives.draw(jax.random.normal, key, mean.shape, axis_name)
+        return mean + jnp.einsum("...ij,...j->...i", factor, noise)
+
+    def log_prob(out, z):
+        mean, log_diagonal, factor = parts(out)
+        whitened = jax.scipy.linalg.solve_triangular(factor, (z - mean)[..., None], lower=True)[..., 0]
+        return -0.5 * (whitened**2).sum(-1) - log_diagonal.sum(-1) - 0.5 * d * math.log(2.0 * math.pi)
+
+    def kl(out):
+        mean, log_diagonal, factor = parts(out)
+        return 0.5 * ((factor**2).sum((-2, -1)) + (mean**2).sum(-1) - d) - log_diagonal.sum(-1)
+
+    return Posterior(2 * d + d * (d - 1) // 2, sample, lambda out: parts(out)[0], log_prob, kl, None,
+                     lambda out: jnp.sqrt((parts(out)[2] ** 2).sum(-1)))
