@@ -5,7 +5,8 @@
 Code maps get an autoregressive prior (gated PixelCNN, van den Oord et al. 2016, arXiv 1606.05328), vectors a
 Gaussian mixture by EM. The figure `samples` shows decoded samples.
 
-Variants: `conditional` (one class for each column of the samples), `mixture` (EM needs no steps).
+Variants: `conditional` (one class for each column of the samples), `mixture` (EM needs no steps), `flow` (RealNVP for
+vectors).
 """
 
 from jaxae.systems.latent import prior
@@ -29,7 +30,11 @@ def get_config(arg: str = ""):
         c.model.prior = "gaussian_mixture"
         c.steps = 1
 
+    def flow(c):
+        c.model.update(dict(prior="flow", hidden=64, layers=6))
+        c.steps = 1500
+
     def tiny(c):
         c.model.update(dict(hidden=16, layers=2, components=2))
 
-    return apply_variants(config, arg, dict(conditional=conditional, mixture=mixture, tiny=tiny))
+    return apply_variants(config, arg, dict(conditional=conditional, mixture=mixture, flow=flow, tiny=tiny))

@@ -1,4 +1,4 @@
-"""VAE (Kingma and Welling 2013, arXiv 1312.6114) with a diagonal Gaussian posterior.
+"""VAE (Kingma and Welling 2013, arXiv 1312.6114) and its relatives with other objectives.
 
     python experiments/run.py --config=configs/vae.py
 
@@ -6,8 +6,18 @@ Trains on the 4,000 embedded digits, binarised anew in every epoch.
 
 Variants: `conv` (convolutional networks), `gaussian`, `logistic` (likelihoods for grey values), `beta4`
 (beta-VAE), `pixelcnn` (autoregressive decoder on 14x14 binary digits), `mnist_conv` (the 128-256-512-1024 network
-that benchmarks use), `one_layer` (the 1-layer model of Burda, Grosse and Salakhutdinov 2015, arXiv 1509.00519).
+that benchmarks use), `one_layer` (the 1-layer model of Burda, Grosse and Salakhutdinov 2015, arXiv 1509.00519),
+`full` (full covariance), `vampprior` (Tomczak and Welling 2018, arXiv 1705.07120).
+
+Other objectives: `capacity` (Burgess et al. 2018, arXiv 1804.03599), `info` and `mmd` (Zhao et al. 2017,
+arXiv 1706.02262), `autogen` (Mansbridge et al. 2018, arXiv 1806.04480), `joint` (Dupont 2018, arXiv 1804.00104),
+`unscented` (Janjos et al. 2023, arXiv 2306.05256), `inverse_lipschitz` (Kinoshita et al. 2023, arXiv 2304.12770),
+`population` and `patchgan` (Rivera 2023, arXiv 2309.13160), `generated` (Chou and Hathi 2019, arXiv 1904.10937),
+`beta_tc` (Chen et al. 2018, arXiv 1802.04942), `factor` (Kim and Mnih 2018, arXiv 1802.05983), `dip` (Kumar et al.
+2018, arXiv 1711.00848), `spherical` (Davidson et al. 2018, arXiv 1804.00891).
 """
+
+import importlib
 
 from jaxae.systems.gaussian import vae
 from jaxae.train.config import apply_variants, base
@@ -53,12 +63,39 @@ def get_config(arg: str = ""):
         c.optim.update(dict(eps=1e-4))
         c.batch_size = 20
 
+    def full(c):
+        c.model.posterior = "full"
+
+    def vampprior(c):
+        c.model.prior = "vampprior"
+
+    def other(name, **changes):
+        """The system of that name, with the networks of this config."""
+        def change(c):
+            module = importlib.import_module(f"jaxae.systems.gaussian.{name}")
+            c.system, c.model = f"gaussian.{name}", module.defaults()
+            c.model.update(changes)
+            if name in ("joint", "unscented", "population"):
+                c.evaluators = ("image_quality",)  # no density of z, or one that nothing was trained on
+        return change
+
+    others = dict(
+        capacity=other("capacity"), info=other("info"), mmd=other("info", alpha=1.0), autogen=other("autogen"),
+        joint=other("joint"), unscented=other("unscented"), inverse_lipschitz=other(
+            "inverse_lipschitz", inverse_lipschitz=0.3), population=other("population"),
+        patchgan=other("population", adversarial=1.0), generated=other("generated"),
+        beta_tc=other("total_correlation"), factor=other("total_correlation", estimator="adversary", tc=10.0),
+        dip=other("dip"), spherical=other("spherical"))
+
     def tiny(c):
         c.model.update(dict(features=(32,), latent=4, channels=(8,) * len(c.model.channels), pixelcnn_hidden=8,
                             pixelcnn_layers=2))
+        for key, value in dict(pseudo_inputs=5, convex=(16, 16), critic=(16,), patch_channels=(8, 8, 8)).items():
+            if key in c.model:
+                c.model[key] = value
         c.data.size = 8 if c.model.decoder == "pixelcnn" else c.data.size
         c.evaluators = tuple(name for name in c.evaluators if name != "nll")
 
     return apply_variants(config, arg, dict(conv=conv, gaussian=gaussian, logistic=logistic, beta4=beta4,
                                             pixelcnn=pixelcnn, mnist_conv=mnist_conv, one_layer=one_layer,
-                                            tiny=tiny))
+                                            full=full, vampprior=vampprior, tiny=tiny) | others)

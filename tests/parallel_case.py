@@ -6,7 +6,8 @@
 import os
 import sys
 
-CASES = {"vq_ema": ("vq", {}), "vq_gradient": ("vq", {"codebook": "gradient"}), "vae": ("vae", {})}
+CASES = {"vq_ema": ("vq", {}), "vq_gradient": ("vq", {"codebook": "gradient"}), "vae": ("vae", {}),
+         "wae": ("wae", {"divergence": "sliced", "latent": 8}), "wae_gan": ("wae", {"divergence": "gan", "latent": 8})}
 LAYOUTS = {"one": {"data": 1}, "data": {"data": -1}, "fsdp": {"data": 2, "fsdp": -1}, "pmap": {"data": -1}}
 
 
@@ -29,7 +30,7 @@ def small_config(case: str):
         # Wide enough that fsdp shards it; revival at a threshold that is met.
         config.model.update(dict(width=16, codes=64, revive=0.3) | model)
     else:
-        config.model.update(dict(features=(64,), latent=8))
+        config.model.update(dict(features=(64,), latent=8) | model)
     return config
 
 

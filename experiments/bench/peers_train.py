@@ -29,10 +29,12 @@ def build(case: str, loop: str, x: np.ndarray, batch: int, rate: float, latent: 
       batch, rate, latent: batch size, learning rate, latent dimensions.
     """
     images = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-    model = _model(case, latent, tuple(images.shape[1:]))
+    shape = tuple(images.shape[1:])
     if loop == "pythae":
-        return _pythae(model, images, batch, rate)
-    return _bare(model, images, batch, rate, fused=loop != "bare", compiled=loop == "compiled",
+        # A new model for every turn: its trainer starts with a new optimizer, and Adam's first updates, of full size
+        # in every parameter, drive a trained network with batch normalisation to NaN.
+        return _pythae(lambda: _model(case, latent, shape), images, batch, rate)
+    return _bare(_model(case, latent, shape), images, batch, rate, fused=loop != "bare", compiled=loop == "compiled",
                  channels_last=loop != "bare" and case == "conv")
 
 
@@ -46,7 +48,7 @@ def _model(case, latent, shape):
     return VAE(config, encoder=Encoder_Conv_VAE_MNIST(config), decoder=Decoder_Conv_AE_MNIST(config))
 
 
-def _pythae(model, images, batch, rate):
+def _pythae(make_model, images, batch, rate):
     from pythae.data.datasets import BaseDataset
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
     from pythae.trainers.training_callbacks import CallbackHandler, TrainingCallback
@@ -76,7 +78,7 @@ def _pythae(model, images, batch, rate):
         with tempfile.TemporaryDirectory() as directory:  # it saves the best model at the end, after the clock
             config = BaseTrainerConfig(output_dir=directory, num_epochs=epochs, per_device_train_batch_size=batch,
                                        learning_rate=rate, optimizer_cls="Adam")
-            Quiet(model, BaseDataset(images[:rows], torch.zeros(rows)), None, config, [clock]).train()
+            Quiet(make_model(), BaseDataset(images[:rows], torch.zeros(rows)), None, config, [clock]).train()
         return clock.stopped - clock.started
 
     return advance

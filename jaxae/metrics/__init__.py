@@ -1,7 +1,19 @@
 """Metrics as pure functions of arrays, with small accumulators where they stream."""
 
 from jaxae.metrics.codes import code_counts, perplexity, usage
-from jaxae.metrics.features import digit_accuracy, digit_features
+from jaxae.metrics.disentanglement import (
+    DCI,
+    dci,
+    dci_scores,
+    discretize,
+    mig,
+    modularity,
+    mutual_information,
+    mutual_information_matrix,
+    sap,
+    sap_continuous,
+)
+from jaxae.metrics.features import digit_accuracy, digit_features, digit_logits
 from jaxae.metrics.frechet import (
     Moments,
     frechet_distance,
@@ -11,13 +23,27 @@ from jaxae.metrics.frechet import (
     update_moments,
 )
 from jaxae.metrics.image import mse, psnr, ssim
+from jaxae.metrics.intervention import InterventionScore, beta_vae_score, factor_vae_score
 from jaxae.metrics.kernel import KernelDistance, kernel_distance, kernel_distance_subsets
+from jaxae.metrics.latents import (
+    active_units,
+    aggregate_logdet,
+    box_counting_dimension,
+    class_mismatch,
+    cluster_accuracy,
+    intrinsic_dimension_mle,
+    intrinsic_dimension_two_nn,
+    latent_mutual_information,
+)
 from jaxae.metrics.likelihood import bits_per_dim, importance_sampled_nll
 from jaxae.metrics.probe import linear_probe
 
 __all__ = [
-    "KernelDistance", "Moments", "bits_per_dim", "code_counts", "digit_accuracy", "digit_features",
-    "frechet_distance", "frechet_from_moments",
-    "importance_sampled_nll", "init_moments", "kernel_distance", "kernel_distance_subsets", "linear_probe",
-    "merge_moments", "mse", "perplexity", "psnr", "ssim", "update_moments", "usage",
+    "DCI", "InterventionScore", "KernelDistance", "Moments", "active_units", "aggregate_logdet", "beta_vae_score",
+    "bits_per_dim", "box_counting_dimension", "class_mismatch", "cluster_accuracy", "code_counts", "dci", "dci_scores",
+    "digit_accuracy", "digit_features", "digit_logits", "discretize", "factor_vae_score", "frechet_distance",
+    "frechet_from_moments", "importance_sampled_nll", "init_moments", "intrinsic_dimension_mle",
+    "intrinsic_dimension_two_nn", "kernel_distance", "kernel_distance_subsets", "latent_mutual_information",
+    "linear_probe", "merge_moments", "mig", "modularity", "mse", "mutual_information", "mutual_information_matrix",
+    "perplexity", "psnr", "sap", "sap_continuous", "ssim", "update_moments", "usage",
 ]

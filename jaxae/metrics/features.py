@@ -33,20 +33,32 @@ def digit_features(path: str | Path = WEIGHTS) -> Callable[[Float[Array, "n h w 
     Raises:
       ValueError: when called on images of another size.
     """
+    return lambda x: _classified(x, path).features
+
+
+def digit_logits(path: str | Path = WEIGHTS) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n k"]]:
+    """A function from digit images, 28x28x1 in [0, 1], to the classifier's logits `[n k]`.
+
+    Args:
+      path: weights that `experiments/export_features.py` wrote; those of the package by default.
+
+    Raises:
+      ValueError: when called on images of another size.
+    """
+    return lambda x: _classified(x, path).logits
+
+
+def _classified(x, path):
     from jaxae.nn import ConvClassifier
 
+    if x.shape[1:] != (28, 28, 1):
+        raise ValueError(f"digit features are for images [n 28 28 1], not {list(x.shape)}: give the distance "
+                         f"features of your own")
     params, _ = _load(str(path))
     net = ConvClassifier(params["logits"]["bias"].shape[0],
                          tuple(params[f"conv{i}"]["bias"].shape[0] for i in range(len(params) - 3)),
                          params["features"]["bias"].shape[0])
-
-    def features(x):
-        if x.shape[1:] != (28, 28, 1):
-            raise ValueError(f"digit features are for images [n 28 28 1], not {list(x.shape)}: give the distance "
-                             f"features of your own")
-        return net.apply({"params": params}, jnp.asarray(x, jnp.float32)).features
-
-    return features
+    return net.apply({"params": params}, jnp.asarray(x, jnp.float32))
 
 
 def digit_accuracy(path: str | Path = WEIGHTS) -> float:

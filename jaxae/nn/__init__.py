@@ -9,6 +9,8 @@ platform and give the same numbers on each; as pure functions they are `jaxae.nn
 from jaxae.nn.attention import SelfAttention, TransformerBlock
 from jaxae.nn.classifier import ConvClassifier
 from jaxae.nn.conv import Conv, ConvTranspose
+from jaxae.nn.flows import IAF, MADE, CouplingFlow, Flow, PlanarFlow
+from jaxae.nn.icnn import ICNN, BrenierMap, InverseLipschitzDecoder, smallest_singular_value
 from jaxae.nn.mlp import MLP
 from jaxae.nn.mnist_conv import MNISTConvDecoder, MNISTConvEncoder
 from jaxae.nn.pixelcnn import PixelCNN
@@ -23,20 +25,8 @@ from jaxae.nn.resnet import (
 )
 
 __all__ = [
-    "Conv",
-    "ConvClassifier",
-    "ConvDecoder",
-    "ConvEncoder",
-    "ConvTranspose",
-    "ImageDecoder",
-    "ImageEncoder",
-    "MLP",
-    "MNISTConvDecoder",
-    "MNISTConvEncoder",
-    "PixelCNN",
-    "ResidualBlock",
-    "ResidualStack",
-    "SelfAttention",
-    "TransformerBlock",
-    "check_divisible",
+    "BrenierMap", "Conv", "ConvClassifier", "ConvDecoder", "ConvEncoder", "ConvTranspose", "CouplingFlow", "Flow",
+    "IAF", "ICNN", "ImageDecoder", "ImageEncoder", "InverseLipschitzDecoder", "MADE", "MLP", "MNISTConvDecoder",
+    "MNISTConvEncoder", "PixelCNN", "PlanarFlow", "ResidualBlock", "ResidualStack", "SelfAttention", "TransformerBlock",
+    "check_divisible", "smallest_singular_value",
 ]

@@ -2,8 +2,9 @@
 
 from jaxae.priors.autoregressive import autoregressive
 from jaxae.priors.base import Prior
+from jaxae.priors.flow import flow
 from jaxae.priors.gaussian_mixture import EMResult, MixtureParams, em, gaussian_mixture
 from jaxae.priors.simple import circle_of_gaussians, hypersphere, ring, standard_normal, uniform
 
-__all__ = ["EMResult", "MixtureParams", "Prior", "autoregressive", "circle_of_gaussians", "em", "gaussian_mixture",
-           "hypersphere", "ring", "standard_normal", "uniform"]
+__all__ = ["EMResult", "MixtureParams", "Prior", "autoregressive", "circle_of_gaussians", "em", "flow",
+           "gaussian_mixture", "hypersphere", "ring", "standard_normal", "uniform"]

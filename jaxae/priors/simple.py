@@ -10,7 +10,7 @@ from jaxae.priors.base import Prior
 
 
 def standard_normal(d: int) -> Prior:
-    """N(0, I) on R^d."""
+    """The standard normal distribution N(0, I) on R^d, log p(z) = -|z|^2 / 2 - d/2 log 2 pi."""
     return _fixed(lambda z: normal_log_prob(z, 0.0, 0.0).sum(-1), lambda key, n: jax.random.normal(key, (n, d)))
 
 

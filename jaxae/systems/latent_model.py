@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxae import collectives, optim, priors
 from jaxae.metrics import mse
+from jaxae.priors import Prior
 from jaxae.systems import figures as draw
 from jaxae.systems import networks
 from jaxae.systems.base import Latent, Objective, State, System, variables
@@ -79,8 +80,9 @@ ObjectiveOf = Callable[[Terms], tuple[Array, dict[str, Array]]]
 
 
 def latent_model(config: ConfigDict, example: PyTree, axis_name: str | None = None,
-                 family: Posterior | None = None) -> LatentModel:
-    """The model of `config.model`, with another `family` of posteriors where a system brings its own.
+                 family: Posterior | None = None, prior: Prior | None = None,
+                 decoder: Callable[[int], Any] | None = None) -> LatentModel:
+    """The model of `config.model`, with posteriors, a prior or a decoder (`channels -> module`) of a system's own.
 
     Raises:
       ValueError: for options that do not exist or do not fit the data or one another.
@@ -88,20 +90,23 @@ def latent_model(config: ConfigDict, example: PyTree, axis_name: str | None = No
     model, shape, dtype = config.model, example["x"].shape[1:], jnp.dtype(config.dtype)
     if model.latent < 1:
         raise ValueError(f"model.latent={model.latent} must be at least 1")
-    size, family = model.latent, family or posterior(model.posterior, model.latent)
+    family = family or posterior(model.posterior, model.latent)
+    size = family.size
     if model.prior in ("ring", "disk") and size != 2:
         raise ValueError(f"model.prior={model.prior!r} is a distribution in the plane: set model.latent=2")
     if model.prior not in (*PRIORS, "vampprior"):
         raise ValueError(f"model.prior={model.prior!r} must be one of {', '.join(PRIORS)}, vampprior")
     encoder = networks.vector_encoder(model, shape, family.outputs, dtype)
-    observed = networks.observation(model, shape, lambda c: networks.vector_decoder(model, shape, c, dtype), dtype,
-                                    axis_name)
+    decoder = decoder or (lambda channels: networks.vector_decoder(model, shape, channels, dtype))
+    observed = networks.observation(model, shape, decoder, dtype, axis_name)
 
     def encode(params, x):
         return encoder.apply({"params": params["encoder"]}, x).astype(jnp.float32)
 
-    prior = (vampprior(model.pseudo_inputs, shape, family, encode) if model.prior == "vampprior"
-             else PRIORS[model.prior](size))
+    closed_kl = prior is None and model.prior == "normal" and family.kl is not None
+    if prior is None:
+        prior = (vampprior(model.pseudo_inputs, shape, family, encode) if model.prior == "vampprior"
+                 else PRIORS[model.prior](size))
 
     def init(key, x):
         keys = collectives.split_keys(key, ("encoder", "decoder", "prior"))
@@ -114,7 +119,7 @@ def latent_model(config: ConfigDict, example: PyTree, axis_name: str | None = No
         return collectives.draw(lambda key, shape: prior.sample(params, key, shape[0]), key, (n, size), axis_name)
 
     return LatentModel(shape, size, init, encode, family, observed, prior.log_prob, sample_prior,
-                       model.prior == "normal" and family.kl is not None)
+                       closed_kl)
 
 
 def pass_through(model: LatentModel, params: PyTree, x: Array, key: Array, step: Array, train: bool,

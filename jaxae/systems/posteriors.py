@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree
 
 from jaxae import collectives
 from jaxae.distributions import normal_kl, normal_log_prob
+from jaxae.losses import cholesky_from_correlations
 
 KINDS = ("diagonal", "full", "point")
 
@@ -20,6 +21,7 @@ class Posterior(NamedTuple):
     Densities are in nats per example, summed over the latent's dimensions.
     """
 
+    size: int  # d
     outputs: int  # width of `out`
     sample: Callable[..., Array]  # (out, key, axis_name) -> z, reparameterized
     mean: Callable[[PyTree], Array]  # out -> z: what `encode` gives
@@ -27,6 +29,7 @@ class Posterior(NamedTuple):
     kl: Callable[[PyTree], Array] | None = None  # out -> [n]: closed form of KL(q || N(0, I)) where there is one
     kl_each: Callable[[PyTree], Array] | None = None  # out -> [n d]: the same by dimension, for independent ones
     std: Callable[[PyTree], Array] | None = None  # out -> [n d]: standard deviations of each dimension
+    factor: Callable[[PyTree], Array] | None = None  # out -> [n d d]: the Cholesky factor of a full covariance
 
 
 def posterior(kind: str, d: int) -> Posterior:
@@ -44,7 +47,7 @@ def posterior(kind: str, d: int) -> Posterior:
     if kind == "full":
         return full(d)
     if kind == "point":
-        return Posterior(d, lambda out, key, axis_name=None: out, lambda out: out, None)
+        return Posterior(d, d, lambda out, key, axis_name=None: out, lambda out: out, None)
     raise ValueError(f"model.posterior={kind!r} must be one of {', '.join(KINDS)}")
 
 
@@ -60,7 +63,7 @@ def diagonal(d: int) -> Posterior:
     def kl_each(out):
         return normal_kl(*parts(out))
 
-    return Posterior(2 * d, sample, lambda out: parts(out)[0],
+    return Posterior(d, 2 * d, sample, lambda out: parts(out)[0],
                      lambda out, z: normal_log_prob(z, *parts(out)).sum(-1),
                      lambda out: kl_each(out).sum(-1), kl_each, lambda out: jnp.exp(parts(out)[1]))
 
@@ -69,24 +72,42 @@ def full(d: int) -> Posterior:
     """N(mean, L L^T) from `out = (mean, log diagonal of L, the rest of L row by row)`."""
     rows, columns = jnp.tril_indices(d, -1)
 
+    def factor(out):
+        _, log_diagonal, rest = jnp.split(out, (d, 2 * d), axis=-1)
+        lower = jnp.zeros((*out.shape[:-1], d, d), out.dtype).at[..., rows, columns].set(rest)
+        return lower + jnp.exp(log_diagonal)[..., None] * jnp.eye(d)
+
+    return _cholesky(d, factor)
+
+
+def correlated(d: int) -> Posterior:
+    """N(mean, L L^T) from `out = (mean, log std, r)` with L_ii = s_i and L_ij = tanh(r_ij) s_i s_j, as in the unscented
+    autoencoder (`jaxae.losses.cholesky_from_correlations`)."""
+    def factor(out):
+        _, log_std, rest = jnp.split(out, (d, 2 * d), axis=-1)
+        return cholesky_from_correlations(log_std, jnp.tanh(rest))
+
+    return _cholesky(d, factor)
+
+
+def _cholesky(d: int, factor: Callable[[Array], Array]) -> Posterior:
+    """N(mean, L L^T) with L from `factor(out)`, whose diagonal is the exponential of the second d outputs."""
     def parts(out):
-        mean, log_diagonal, rest = jnp.split(out, (d, 2 * d), axis=-1)
-        factor = jnp.zeros((*out.shape[:-1], d, d), out.dtype).at[..., rows, columns].set(rest)
-        return mean, log_diagonal, factor + jnp.exp(log_diagonal)[..., None] * jnp.eye(d)
+        return out[..., :d], out[..., d:2 * d], factor(out)
 
     def sample(out, key, axis_name=None):
-        mean, _, factor = parts(out)
+        mean, _, lower = parts(out)
         noise = collectives.draw(jax.random.normal, key, mean.shape, axis_name)
-        return mean + jnp.einsum("...ij,...j->...i", factor, noise)
+        return mean + jnp.einsum("...ij,...j->...i", lower, noise)
 
     def log_prob(out, z):
-        mean, log_diagonal, factor = parts(out)
-        whitened = jax.scipy.linalg.solve_triangular(factor, (z - mean)[..., None], lower=True)[..., 0]
+        mean, log_diagonal, lower = parts(out)
+        whitened = jax.scipy.linalg.solve_triangular(lower, (z - mean)[..., None], lower=True)[..., 0]
         return -0.5 * (whitened**2).sum(-1) - log_diagonal.sum(-1) - 0.5 * d * math.log(2.0 * math.pi)
 
     def kl(out):
-        mean, log_diagonal, factor = parts(out)
-        return 0.5 * ((factor**2).sum((-2, -1)) + (mean**2).sum(-1) - d) - log_diagonal.sum(-1)
+        mean, log_diagonal, lower = parts(out)
+        return 0.5 * ((lower**2).sum((-2, -1)) + (mean**2).sum(-1) - d) - log_diagonal.sum(-1)
 
-    return Posterior(2 * d + d * (d - 1) // 2, sample, lambda out: parts(out)[0], log_prob, kl, None,
-                     lambda out: jnp.sqrt((parts(out)[2] ** 2).sum(-1)))
+    return Posterior(d, 2 * d + d * (d - 1) // 2, sample, lambda out: out[..., :d], log_prob, kl, None,
+                     lambda out: jnp.sqrt((factor(out) ** 2).sum(-1)), factor)

@@ -27,9 +27,7 @@ def vampprior(count: int, shape: tuple[int, ...], family: Posterior, encode) -> 
         raise ValueError("a VampPrior needs model.pseudo_inputs >= 1 and a posterior with a density, not 'point'")
 
     def init(key, x, label=None):
-        # Starts as noise around the mean image, in the logits of the pixels.
-        mean = jnp.clip(jnp.mean(x.astype(jnp.float32), 0), 0.02, 0.98)
-        return jnp.log(mean) - jnp.log1p(-mean) + 0.5 * jax.random.normal(key, (count, *shape))
+        return jax.random.normal(key, (count, *shape)) - 1.0  # logits of pixels: dark grey noise
 
     def components(params):
         return encode(params, jax.nn.sigmoid(params["prior"]))  # [K outputs]

@@ -86,7 +86,8 @@ def _train(config: ConfigDict, program: Program, spec: Spec, dataset: "data.Data
         record.metrics(stop, {name: sum(t.sums[name] for t in rows) / count for name in rows[0].sums}, count)
 
     def boundary(step: int, placed, stopping: bool):
-        if _due(config.prepare_every, step) and program.prepare and step < config.steps:
+        # At the last step too: a run that goes on with more steps is then the longer run.
+        if _due(config.prepare_every, step) and program.prepare:
             placed = program.spread(_prepared(config, program, dataset, program.whole(placed)))
         if _due(config.eval_every, step) or step == config.steps:
             results.update(evaluate(program, dataset.test, config.batch_size, placed))
@@ -122,7 +123,7 @@ def _train(config: ConfigDict, program: Program, spec: Spec, dataset: "data.Data
 
 
 def fit(system: System, dataset: "data.Dataset | dict[str, Any]", steps: int, key: jax.Array, *,
-        batch_size: int = 100, record_every: int = 50, prepare_examples: int = 2000
+        batch_size: int = 100, record_every: int = 50, prepare_every: int = 0, prepare_examples: int = 2000
         ) -> tuple[State, list[dict[str, Any]]]:
     """Trains a system in memory, on as many devices as divide the batch: for claims, searches and notebooks.
 
@@ -133,6 +134,7 @@ def fit(system: System, dataset: "data.Dataset | dict[str, Any]", steps: int, ke
       key: the run's key `[]`, or one key for each member `[members]`.
       batch_size: of the global batch.
       record_every: steps between rows of the history.
+      prepare_every: steps between calls of `system.prepare`; 0 is once, before the first update.
       prepare_examples: how much of the training set `system.prepare` sees, 0 for all of it.
 
     Returns:
@@ -148,9 +150,11 @@ def fit(system: System, dataset: "data.Dataset | dict[str, Any]", steps: int, ke
     example = example_of(dataset, batch_size)
     spec = Spec(lambda axis_name: system, dataset.transform, dataset.test_transform, example, key)
     program = make_program(spec, mesh)
-    state = program.init()
-    if program.prepare:
-        state = program.prepare(state, _training_set(dataset, prepare_examples))
+
+    def prepared(state):
+        return program.prepare(state, _training_set(dataset, prepare_examples)) if program.prepare else state
+
+    state = prepared(program.init())
     advance = feed.resident(program, dataset.train, batch_size, _order_seeds(key), spec.stacked,
                             min(record_every, _LONGEST))
     history = []
@@ -163,8 +167,10 @@ def fit(system: System, dataset: "data.Dataset | dict[str, Any]", steps: int, ke
         history.append({"step": stop} | {name: sum(t.sums[name] for t in rows) / (stop - first)
                                          for name in rows[0].sums})
 
-    _, state = _loop(advance, program.spread(state), 0, steps, (record_every,), metrics,
-                     lambda step, placed, stopping: placed, None)
+    def boundary(step, placed, stopping):
+        return program.spread(prepared(program.whole(placed))) if _due(prepare_every, step) else placed
+
+    _, state = _loop(advance, program.spread(state), 0, steps, (record_every, prepare_every), metrics, boundary, None)
     tested = evaluate(program, dataset.test, batch_size, state)
     history[-1] |= {f"test/{name}": value for name, value in tested.items()}
     return program.whole(state), history

@@ -14,8 +14,9 @@ from jaxae.systems.builders import closed_form, one_loss
 def defaults() -> ConfigDict:
     """Keys of `config.model`.
 
-    `prior`: 'auto' takes 'autoregressive' for code maps and 'gaussian_mixture' for vectors. `codes` and `classes`
-    are filled in from the autoencoder and its data; `conditional` makes an autoregressive prior class-conditional.
+    `prior`: 'auto' takes 'autoregressive' for code maps and 'gaussian_mixture' for vectors; 'flow' is for those too.
+    `codes` and `classes` are filled in from the autoencoder and its data; `conditional` makes an autoregressive prior
+    class-conditional.
     """
     return ConfigDict(dict(prior="auto", codes=0, classes=0, conditional=False, hidden=64, layers=5, dropout=0.0,
                            embed=32, components=10, covariance="full"))
@@ -24,7 +25,8 @@ def defaults() -> ConfigDict:
 def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:
     """-log p(z) in nats per example, summed over the latent's dimensions, on latents `x` [n ...].
 
-    An autoregressive prior is trained by gradient; a Gaussian mixture is fitted by EM before the first step.
+    An autoregressive prior and a flow are trained by gradient; a Gaussian mixture is fitted by EM before the first
+    step.
 
     Raises:
       ValueError: for a prior that does not fit the type of the latents.
@@ -42,15 +44,16 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         prior = priors.autoregressive(latent.shape[1:], model.codes, classes, hidden=model.hidden,
                                       layers=model.layers, embed=model.embed, dropout=model.dropout,
                                       axis_name=axis_name, dtype=jnp.dtype(config.dtype))
-    elif kind == "gaussian_mixture":
+    elif kind in ("gaussian_mixture", "flow"):
         if discrete:
-            raise ValueError("a Gaussian mixture models real vectors; these latents are codes: use "
+            raise ValueError("Gaussian mixtures and flows model real vectors; these latents are codes: use "
                              "model.prior='autoregressive'")
         if classes:
-            raise ValueError("a Gaussian mixture has no classes: set model.conditional=False")
-        prior = priors.gaussian_mixture(model.components, model.covariance)
+            raise ValueError("Gaussian mixtures and flows have no classes: set model.conditional=False")
+        prior = (priors.gaussian_mixture(model.components, model.covariance) if kind == "gaussian_mixture"
+                 else priors.flow(latent.shape[1], model.layers, (model.hidden, model.hidden)))
     else:
-        raise ValueError(f"model.prior={model.prior!r} must be 'auto', 'autoregressive' or 'gaussian_mixture'")
+        raise ValueError(f"model.prior={model.prior!r} must be 'auto', 'autoregressive', 'gaussian_mixture' or 'flow'")
 
     def label_of(batch):
         return batch["label"] if classes else None

@@ -1,0 +1,50 @@
+"""Importance weighted autoencoders (Burda, Grosse and Salakhutdinov 2015, arXiv 1509.00519).
+
+    python experiments/run.py --config=configs/iwae.py
+
+The 1-layer model, 784-200-200-50, on the 4,000 embedded digits, binarised anew in every epoch; k = 5.
+
+Variants: `dreg`, `stl`, `sampled` (gradient estimators), `miwae`, `ciwae`, `piwae` (Rainforth et al. 2018,
+arXiv 1802.04537), `vae` (k draws of the ELBO), `paper` (MNIST, k = 50, 3,280 passes).
+"""
+
+from jaxae.systems.gaussian import iwae
+from jaxae.train.config import apply_variants, base
+
+
+def get_config(arg: str = ""):
+    """The config of the comma-separated variants."""
+    config = base()
+    config.system = "gaussian.iwae"
+    config.model = iwae.defaults()
+    config.model.update(dict(features=(200, 200), latent=50, activation="tanh"))
+    config.data.binarize = "dynamic"
+    config.optim.update(dict(eps=1e-4))
+    config.update(dict(steps=6000, batch_size=20, log_every=200, eval_every=2000, figures_every=3000,
+                       checkpoint_every=2000))
+    config.evaluators = ("nll",)
+
+    def estimator(name, **changes):
+        def change(c):
+            c.model.update(dict(estimator=name) | changes)
+        return change
+
+    def ciwae(c):
+        c.model.elbo_share = 0.5
+
+    def paper(c):
+        # The paper lowers the rate tenfold over 3^i passes, i = 0..7; a cosine over as many passes stands for it.
+        c.data.update(dict(source="tfds:mnist"))
+        c.model.samples = 50
+        c.optim.update(dict(schedule="cosine"))
+        c.update(dict(steps=3280 * 3000, log_every=3000, eval_every=300_000, figures_every=300_000,
+                      checkpoint_every=300_000))
+
+    def tiny(c):
+        c.model.update(dict(features=(32,), latent=4, samples=4))
+        c.evaluators = ()
+
+    return apply_variants(config, arg, dict(
+        dreg=estimator("dreg"), stl=estimator("stl"), sampled=estimator("sampled"), vae=estimator("vae"),
+        miwae=estimator("iwae", groups=2, samples=8), piwae=estimator("piwae", groups=2, samples=8), ciwae=ciwae,
+        paper=paper, tiny=tiny))
