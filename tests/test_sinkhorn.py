@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy.optimize import linprog
 from scipy.special import logsumexp
 
-from jaxae.losses.sinkhorn import (
+from jaxae.losses import (
     sinkhorn,
     sinkhorn_divergence,
     sinkhorn_points,

@@ -102,7 +102,7 @@ def test_unequal_sizes_are_exact(n, m):
 def test_gradient_is_that_of_finite_differences_for_equal_and_unequal_sizes():
     """In float64, by the same sums over numpy's sort: the differences are exact but for the step."""
     x, key = normal(4, 12, 3), jax.random.key(5)
-    theta = np.asarray(sample_sphere(key, 20, 3), np.float64)
+    theta = np.asarray(sample_sphere(key, 6, 3), np.float64)
     for m, p in ((12, 2), (9, 1), (9, 2)):
         y = normal(6, m, 3) + 0.3
 
@@ -110,7 +110,7 @@ def test_gradient_is_that_of_finite_differences_for_equal_and_unequal_sizes():
             a, b = np.sort(x @ theta.T, 0), np.sort(np.asarray(y, np.float64) @ theta.T, 0)
             return (np.abs(np.repeat(a, m, 0) - np.repeat(b, 12, 0)) ** p).mean()
 
-        value, by_x = jax.jit(jax.value_and_grad(lambda x, y, p=p: sliced_wasserstein(x, y, key, 20, p)))(x, y)
+        value, by_x = jax.jit(jax.value_and_grad(lambda x, y, p=p: sliced_wasserstein(x, y, key, 6, p)))(x, y)
         np.testing.assert_allclose(value, reference(np.float64(x)), rtol=1e-5)
         differences = np.zeros(x.shape)
         for at in np.ndindex(*x.shape):
@@ -146,7 +146,7 @@ def test_directions_are_uniform_on_the_sphere():
 
 
 def test_distance_is_zero_on_permutations_symmetric_and_nan_on_nan():
-    x, y, key = normal(10, 16, 4), normal(11, 24, 4), jax.random.key(12)
+    x, y, key = normal(10, 16, 4), normal(11, 16, 4), jax.random.key(12)
     distance = jax.jit(lambda x, y: sliced_wasserstein(x, y, key, 10))
     assert distance(x, x[::-1]) == 0.0
     np.testing.assert_allclose(distance(x, y), distance(y, x), rtol=1e-6)
@@ -159,12 +159,12 @@ def test_max_sliced_finds_the_planted_direction():
     x = normal(14, 200, 16)
     y = normal(15, 200, 16) + 4.0 * planted
     key = jax.random.key(16)
+    found = jax.jit(lambda x, y: {p: max_sliced_wasserstein(x, y, key, num_starts=4, p=p) for p in (1, 2)})(x, y)
     for p in (1, 2):
-        found = jax.jit(lambda x, y, p=p: max_sliced_wasserstein(x, y, key, num_starts=4, p=p))(x, y)
-        assert abs(found.direction @ planted) > 0.97
-        np.testing.assert_allclose(found.distance, wasserstein_1d(x @ planted, y @ planted, p), rtol=0.15)
-        assert found.distance >= wasserstein_1d(x @ planted, y @ planted, p)  # the sample's own maximum is higher
-        assert found.distance > 2 * sliced_wasserstein(x, y, key, 4, p)
+        along = wasserstein_1d(x @ planted, y @ planted, p)
+        assert abs(found[p].direction @ planted) > 0.97
+        assert along <= found[p].distance < 1.15 * along  # the samples' own maximum is a little higher
+        assert found[p].distance > 2 * sliced_wasserstein(x, y, key, 4, p)
 
 
 def test_max_sliced_is_not_below_sliced_and_grows_with_steps():
@@ -194,27 +194,25 @@ def test_max_sliced_in_two_dimensions_is_the_maximum_over_the_circle_with_the_en
 
 
 def test_generalized_slices_are_the_papers():
-    """Circular and cubic slices written out in numpy; degree 1 is the linear slice."""
+    """Circular and cubic slices written out in numpy; degree 1, wide circles and a linear callable are `sliced`."""
     x, y, key = normal(22, 10, 3), normal(23, 10, 3), jax.random.key(24)
-
-    def gsw(**options):
-        return jax.jit(lambda x, y: generalized_sliced_wasserstein(x, y, key, 6, **options))(x, y)
 
     def brute(function, theta):
         a, b = (np.sort([[function(v, t) for t in theta] for v in np.asarray(z, np.float64)], 0) for z in (x, y))
         return ((a - b) ** 2).mean()
 
+    options = [{"radius": 2.0}, {"defining": "polynomial"}, {"defining": "polynomial", "degree": 1}, {"radius": 300.0},
+               {"defining": lambda x, key, num: x @ sample_sphere(key, num, 3).T}]
+    circular, cubic, degree_one, wide, called, linear = jax.jit(lambda x, y: [
+        *(generalized_sliced_wasserstein(x, y, key, 6, **o) for o in options), sliced_wasserstein(x, y, key, 6)])(x, y)
     sphere = np.asarray(sample_sphere(key, 6, 3), np.float64)
-    np.testing.assert_allclose(gsw(radius=2.0), brute(lambda v, t: np.linalg.norm(v - 2.0 * t), sphere), rtol=1e-5)
+    np.testing.assert_allclose(circular, brute(lambda v, t: np.linalg.norm(v - 2.0 * t), sphere), rtol=1e-5)
     powers = list(itertools.combinations_with_replacement(range(3), 3))
     theta = np.asarray(sample_sphere(key, 6, len(powers)), np.float64)
-    cubic = brute(lambda v, t: sum(c * v[i] * v[j] * v[k] for c, (i, j, k) in zip(t, powers, strict=True)), theta)
-    np.testing.assert_allclose(gsw(defining="polynomial"), cubic, rtol=1e-5)
-    linear = jax.jit(lambda x, y: sliced_wasserstein(x, y, key, 6))(x, y)
-    np.testing.assert_allclose(gsw(defining="polynomial", degree=1), linear, rtol=1e-6)
-    np.testing.assert_allclose(gsw(radius=300.0), linear, rtol=0.02)
-    network = gsw(defining=lambda x, key, num: x @ sample_sphere(key, num, 3).T)
-    np.testing.assert_allclose(network, linear, rtol=1e-5)
+    expected = brute(lambda v, t: sum(c * v[i] * v[j] * v[k] for c, (i, j, k) in zip(t, powers, strict=True)), theta)
+    np.testing.assert_allclose(cubic, expected, rtol=1e-5)
+    np.testing.assert_allclose([degree_one, called], linear, rtol=1e-5)
+    np.testing.assert_allclose(wide, linear, rtol=0.02)
     # A vector at a circle's centre: a kink, where the gradient is taken as zero.
     centre = jax.grad(lambda x: generalized_sliced_wasserstein(x, y[:1], key, 1))(sample_sphere(key, 1, 3))
     assert np.all(np.isfinite(centre))
@@ -223,18 +221,18 @@ def test_generalized_slices_are_the_papers():
 KEY = jax.random.key(0)
 LOSSES = {
     "sliced": lambda x, y, axis: sliced_wasserstein(x, y, KEY, 16, 2, axis),
-    "circular, 9 projections": lambda x, y, axis: generalized_sliced_wasserstein(x, y, KEY, 9, 1, axis_name=axis),
+    "circular, 5 projections": lambda x, y, axis: generalized_sliced_wasserstein(x, y, KEY, 5, 1, axis_name=axis),
     "max": lambda x, y, axis: max_sliced_wasserstein(x, y, KEY, 3, 4, axis_name=axis).distance,
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_one_device_is_eight(name):
+def test_one_device_is_eight():
     """With codes y = x w, and the gradient by w averaged over replicas as data-parallel training does."""
-    x, prior, w = normal(25, 32, 5), normal(26, 16, 3), normal(27, 5, 3)
+    x, prior, w = normal(25, 16, 5), normal(26, 8, 3), normal(27, 5, 3)
 
     def step(w, x, prior, axis=None):
-        return jax.value_and_grad(lambda w: LOSSES[name](x @ w, prior, axis))(w)
+        return {name: jax.value_and_grad(lambda w, loss=loss: loss(x @ w, prior, axis))(w)
+                for name, loss in LOSSES.items()}
 
     one = jax.jit(step)(w, x, prior)
     mesh = jax.make_mesh((REPLICAS,), ("r",), axis_types=(AxisType.Auto,))
@@ -244,7 +242,8 @@ def test_one_device_is_eight(name):
                                    in_specs=(PartitionSpec(), rows, rows), out_specs=PartitionSpec(), check_vma=False))
     replicas = jax.pmap(lambda x, prior: step(w, x, prior, "r"), "r")(
         x.reshape(REPLICAS, -1, 5), prior.reshape(REPLICAS, -1, 3))
-    np.testing.assert_allclose(replicas[0], one[0], rtol=1e-5)  # every replica holds the global loss
+    for name in LOSSES:
+        np.testing.assert_allclose(replicas[name][0], one[name][0], rtol=1e-5)  # the global loss on every replica
     for other in (sharded, mapped(w, x, prior), jax.tree.map(lambda leaf: leaf.mean(0), replicas)):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, other)
 

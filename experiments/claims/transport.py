@@ -177,7 +177,7 @@ def _manifold(n: int, intrinsic: int, ambient: int, seed: int):
         jax.random.uniform(jax.random.key(seed), (n, intrinsic), minval=-1.0),
     )
     params = net.init(jax.random.key(99), coordinates)
-    return np.asarray(jax.jit(net.apply)(params, 2.0 * coordinates)), np.asarray(coordinates)
+    return np.asarray(jax.jit(net.apply)(params, 4.0 * coordinates)), np.asarray(coordinates)
 
 
 @claim(

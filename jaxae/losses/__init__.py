@@ -21,6 +21,7 @@ from jaxae.losses.coupling import (
     semidual_objective,
     soft_c_transform,
 )
+from jaxae.losses.distances import squared_distances
 from jaxae.losses.elbo import bits_per_dim, elbo, gaussian_kl
 from jaxae.losses.gaussian import cholesky_kl, gaussian_wasserstein
 from jaxae.losses.iwae import (
@@ -48,14 +49,8 @@ from jaxae.losses.moments import (
     individual_variance_kl,
     population_kl,
 )
-from jaxae.losses.sinkhorn import (
-    Sinkhorn,
-    sinkhorn,
-    sinkhorn_divergence,
-    sinkhorn_points,
-    squared_distances,
-    transport_plan,
-)
+from jaxae.losses.sinkhorn import Sinkhorn, sinkhorn, sinkhorn_points, transport_plan
+from jaxae.losses.sinkhorn_divergence import sinkhorn_divergence
 from jaxae.losses.sliced_wasserstein import (
     MaxSliced,
     generalized_sliced_wasserstein,

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from jaxae.collectives import gather, mean, take_slice, total
+from jaxae.losses.distances import squared_distances
 
 WAE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 Kernel = Callable[[Array, Array], Array]  # (x [n d], y [m d]) -> [n m]
@@ -24,7 +25,7 @@ class RadialKernel(NamedTuple):
     profile: Callable[[Array, int], Array]  # elementwise in the first argument
 
     def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        return self.profile(_squared_distances(x, y), x.shape[1])
+        return self.profile(squared_distances(x, y), x.shape[1])
 
 
 def rbf(bandwidth: Real[ArrayLike, ""] | Sequence[float]) -> RadialKernel:
@@ -87,7 +88,7 @@ def median_bandwidth(x: Float[Array, "n d"], y: Float[Array, "m e"], axis_name: 
     """
     _check(x, y, 1, axis_name)
     pooled = lax.stop_gradient(jnp.concatenate([gather(x, axis_name), gather(y, axis_name)]))
-    return jnp.median(_root(_squared_distances(pooled, pooled)[np.triu_indices(pooled.shape[0], 1)]))
+    return jnp.median(_root(squared_distances(pooled, pooled)[np.triu_indices(pooled.shape[0], 1)]))
 
 
 def mmd(x: Float[Array, "n d"], y: Float[Array, "m e"], kernel: Kernel, unbiased: bool = True,
@@ -219,7 +220,7 @@ def kernel_stein_discrepancy(z: Float[Array, "n d"], kernel: RadialKernel, unbia
     d = z.shape[1]
 
     def stein(x, y):
-        squared = _squared_distances(x, y)
+        squared = squared_distances(x, y)
         ones = jnp.ones_like(squared)
 
         def slope(t):
@@ -250,16 +251,6 @@ def _diagonal(x: Array, axis_name: str | None) -> Bool[Array, "n m"]:
 def _dot(x, y):
     x, y = (z.astype(jnp.promote_types(z.dtype, jnp.float32)) for z in (x, y))
     return jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST)
-
-
-def _squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    x, y = (z.astype(jnp.promote_types(z.dtype, jnp.float32)) for z in (x, y))
-    centre = lax.stop_gradient(y.mean(0))  # distances do not see it; the rounding of |x|^2 + |y|^2 - 2 x.y does
-    x, y = x - centre, y - centre
-    size = jnp.square(x).sum(1)[:, None] + jnp.square(y).sum(1)
-    squared = size - 2.0 * _dot(x, y)
-    # What is within rounding of zero is zero, so that equal points have no distance and no gradient.
-    return jnp.where(squared > 8.0 * jnp.finfo(size.dtype).eps * size, squared, 0.0)
 
 
 def _root(x):

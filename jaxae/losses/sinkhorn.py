@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, Real
 
-from jaxae.collectives import gather
-from jaxae.losses.coupling import marginal_weights, positive_epsilon, soft_c_transform
+from jaxae.losses.blockwise import checked_arguments, in_blocks, over_rows, with_gradient
+from jaxae.losses.coupling import marginal_weights, soft_c_transform
+from jaxae.losses.distances import squared_distances
 
 WINDOW, LARGEST_OMEGA = 6, 1.95  # steps between looks at the rate of convergence; of over-relaxation
 ABSORB, STEP, EXPONENT = 15.0, 18.0, 60.0  # largest log factor, its largest change in a step, largest log K
@@ -71,7 +72,7 @@ def sinkhorn(cost: Float[Array, "n m"], epsilon: Real[ArrayLike, ""], a: Float[A
     on overrelaxation in the Sinkhorn algorithm', 2022, arXiv 2012.12562.
     """
     n, m = cost.shape
-    a, b, epsilon = _arguments(n, m, a, b, v, epsilon, max_iterations)
+    a, b, epsilon = checked_arguments(n, m, a, b, v, epsilon, max_iterations)
     cost = cost.astype(jnp.promote_types(cost.dtype, jnp.float32))
     if gradient == "unrolled":
         return _unrolled(cost, epsilon, a, b, jnp.zeros(m) if v is None else v, max_iterations)
@@ -82,7 +83,7 @@ def sinkhorn(cost: Float[Array, "n m"], epsilon: Real[ArrayLike, ""], a: Float[A
     found = _solve(lambda c: c, cost, epsilon, a, b, v, tolerance, max_iterations, None)
     plan = transport_plan(found.u, found.v, cost, epsilon, a, b)
     slope = (found.value - jnp.sum(jnp.where(plan > 0, plan * cost, 0.0))) / epsilon
-    return found._replace(value=_with_gradient(found.value, (plan, found.u, found.v, slope), arguments))
+    return found._replace(value=with_gradient(found.value, (plan, found.u, found.v, slope), arguments))
 
 
 def transport_plan(u: Float[Array, " n"], v: Float[Array, " m"], cost: Float[Array, "n m"],
@@ -106,20 +107,6 @@ def transport_plan(u: Float[Array, " n"], v: Float[Array, " m"], cost: Float[Arr
     """
     a, b = marginal_weights(a, cost.shape[0], "a"), marginal_weights(b, cost.shape[1], "b")
     return a[:, None] * b * jnp.exp((u[:, None] + v - cost) / epsilon)
-
-
-def squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    """|x_i - y_j|^2, in float32 and centred, so that a common offset costs no precision; 0 where within rounding of 0.
-
-    >>> squared_distances(jnp.array([[0.0, 3.0]]), jnp.array([[4.0, 0.0]])).tolist()
-    [[25.0]]
-    """
-    x, y = (z.astype(jnp.promote_types(z.dtype, jnp.float32)) for z in (x, y))
-    centre = lax.stop_gradient(y.mean(0))
-    x, y = x - centre, y - centre
-    size = jnp.square(x).sum(1)[:, None] + jnp.square(y).sum(1)
-    squared = size - 2.0 * jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST)
-    return jnp.where(squared > 8.0 * jnp.finfo(size.dtype).eps * size, squared, 0.0)
 
 
 def sinkhorn_points(x: Float[Array, "n ..."], y: Float[Array, "m ..."], epsilon: Real[ArrayLike, ""],
@@ -151,10 +138,10 @@ def sinkhorn_points(x: Float[Array, "n ..."], y: Float[Array, "m ..."], epsilon:
       ValueError: as `sinkhorn`.
     """
     n, m = x.shape[0], y.shape[0]
-    a, b, epsilon = _arguments(n, m, a, b, v, epsilon, max_iterations)
+    a, b, epsilon = checked_arguments(n, m, a, b, v, epsilon, max_iterations)
     arguments = (x, y, a, b, epsilon)
     x, y, a, b, epsilon = lax.stop_gradient(arguments)
-    rows, padded, block = _blocks(x, a, block)
+    rows, padded, block = in_blocks(x, a, block)
 
     def cost(rows):
         return cost_fn(rows, y)
@@ -171,95 +158,10 @@ def sinkhorn_points(x: Float[Array, "n ..."], y: Float[Array, "m ..."], epsilon:
         by_rows, by_y = back(plan)
         return (carry[0] + by_y, carry[1] + jnp.vdot(plan, made)), by_rows
 
-    (by_y, spent), by_x = _over_rows(pull, (jnp.zeros_like(y), jnp.zeros(())), (rows, found.u, padded), block)
+    (by_y, spent), by_x = over_rows(pull, (jnp.zeros_like(y), jnp.zeros(())), (rows, found.u, padded), block)
     u = found.u[:n]
     gradients = (by_x[:n], by_y, u, found.v, (found.value - spent) / epsilon)
-    return found._replace(u=u, value=_with_gradient(found.value, gradients, arguments))
-
-
-def sinkhorn_divergence(x: Float[Array, "n d"], y: Float[Array, "m e"], epsilon: Real[ArrayLike, ""],
-                        a: Float[Array, " p"] | None = None, b: Float[Array, " q"] | None = None, *,
-                        block: int | None = None, tolerance: Real[ArrayLike, ""] = 1e-4, max_iterations: int = 2000,
-                        axis_name: str | None = None) -> Float[Array, ""]:
-    """OT(x, y) - OT(x, x) / 2 - OT(y, y) / 2 of squared distances, with the KL term in each: nonnegative, 0 iff equal.
-
-    Small epsilon: the squared 2-Wasserstein distance; large: the squared distance between the means. The value
-    converges with the square of the marginal error.
-
-    Args:
-      x: points, or one replica's part of them.
-      y: points of the same dimension, or one replica's part.
-      epsilon: weight of the KL divergence, in squared units of the points (some libraries take half the squared
-        distance as the cost: with twice their epsilon this is twice theirs).
-      a: weights of x; None for equal ones.
-      b: weights of y; None for equal ones.
-      block: rows of a cost matrix in memory at once; None for all. 20,000 points want 512.
-      tolerance: of the marginal error of each problem.
-      max_iterations: of each problem.
-      axis_name: the mapped axis over which points and weights are spread.
-
-    Returns:
-      The divergence, a scalar in squared units of the points, with first derivatives for points, weights and epsilon.
-
-    Raises:
-      ValueError: as `sinkhorn`, and for points of two dimensions.
-
-    >>> value = jax.jit(sinkhorn_divergence)(jnp.zeros((4, 2)), jnp.ones((3, 2)), 0.1)
-    >>> f"{value:.3f}"
-    '2.000'
-
-    Reference: Genevay, Peyre, Cuturi, 'Learning generative models with Sinkhorn divergences', 2018, arXiv
-    1706.00292; Feydy et al., 'Interpolating between optimal transport and MMD using Sinkhorn divergences', 2019,
-    arXiv 1810.08278.
-    """
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"points of {x.shape[1]} and of {y.shape[1]} dimensions: give both the same")
-    x, y = gather(x, axis_name), gather(y, axis_name)
-    # Before the weights are checked: a replica's part of them does not sum to one.
-    a, b = (w if w is None else gather(w, axis_name) for w in (a, b))
-    across = sinkhorn_points(x, y, epsilon, a, b, block=block, tolerance=tolerance, max_iterations=max_iterations)
-    return across.value - 0.5 * sum(_transport_to_itself(z, epsilon, w, block, tolerance, max_iterations)
-                                    for z, w in ((x, a), (y, b)))
-
-
-def _transport_to_itself(x, epsilon, a, block, tolerance, max_iterations):
-    """OT(x, x) by one potential: C >= 0 with a zero diagonal keeps all factors in [1, a^-1/2], without absorption."""
-    a, _, epsilon = _arguments(x.shape[0], 1, a, None, None, epsilon, max_iterations)
-    arguments = (x, a, epsilon)
-    points, weights, epsilon = lax.stop_gradient(arguments)
-    n = points.shape[0]
-    rows, padded, block = _blocks(points, weights, block)
-
-    def kernel(rows):
-        return jnp.exp(-squared_distances(rows, points) / epsilon)
-
-    made = kernel(rows) if block is None else rows
-
-    def body(state):
-        p, old, _, steps = state
-        sums = _over_rows(lambda _, rows: (None, (kernel(rows) if block else rows) @ (weights * p)), None,
-                          made, block)[1][:n]
-        error = 2.0 * jnp.sum(weights * jnp.abs(p * sums - 1.0))
-        # The kernel is positive definite, so a step of 2/3 shrinks every mode of the error to a third.
-        return p * (p * sums) ** (-2.0 / 3.0), (p, weights @ (p * sums)), error, steps + 1
-
-    start = jnp.ones_like(weights)
-    _, (p, mass), _, _ = lax.while_loop(lambda s: (s[2] >= tolerance) & (s[3] < max_iterations), body,
-                                        (start, (start, jnp.ones_like(epsilon)), jnp.full_like(epsilon, jnp.inf), 0))
-    u = epsilon * jnp.log(p)
-    value = 2.0 * (weights @ u) - epsilon * (mass - 1.0)
-
-    def pull(spent, part):
-        rows, p_rows, a_rows, k = part
-        k = kernel(rows) if block else k
-        plan = a_rows[:, None] * p_rows[:, None] * k * (p * weights)
-        # Both sides of the symmetric cost move with x, hence 2 times the 2 of the square.
-        by_rows = 4.0 * (plan.sum(1)[:, None] * rows - jnp.matmul(plan, points, precision=lax.Precision.HIGHEST))
-        return spent - epsilon * jnp.sum(jnp.where(plan > 0, plan * jnp.log(k), 0.0)), by_rows
-
-    factors = jnp.pad(p, (0, rows.shape[0] - n), constant_values=1.0)
-    spent, by_x = _over_rows(pull, jnp.zeros_like(value), (rows, factors, padded, made), block)
-    return _with_gradient(value, (by_x[:n], 2.0 * u, (value - spent) / epsilon), arguments)
+    return found._replace(u=u, value=with_gradient(found.value, gradients, arguments))
 
 
 class _Sweeps(NamedTuple):
@@ -304,7 +206,7 @@ def _solve(cost, rows, epsilon, a, b, v, tolerance, max_iterations, block):
                 p = p * _relaxed(p * row_sums, s.omega)
                 return column_sums + (a * p) @ kernel, (p, a * p * row_sums)
 
-            column_sums, (p, marginal) = _over_rows(part, jnp.zeros_like(b), (kernel, s.p, a), block)
+            column_sums, (p, marginal) = over_rows(part, jnp.zeros_like(b), (kernel, s.p, a), block)
             # Exact for the new p with the old q, so these two are what a loop that ends here leaves.
             error = jnp.sum(jnp.abs(marginal - a)) + jnp.sum(b * jnp.abs(s.q * column_sums - 1.0))
             s = s._replace(p=p, mass=marginal.sum(), error=error, steps=s.steps + 1)
@@ -341,7 +243,7 @@ def _start(cost, rows, epsilon, a, b, v, block):
         u = jnp.where(b > 0, reduced - given, jnp.inf).min(1)
         return jnp.minimum(least, jnp.where(part[1][:, None] > 0, reduced - u[:, None], jnp.inf).min(0)), u
 
-    least, u = _over_rows(transform, jnp.full_like(b, jnp.inf), (rows, a), block)
+    least, u = over_rows(transform, jnp.full_like(b, jnp.inf), (rows, a), block)
     if v is not None:
         return u, v, epsilon
 
@@ -349,7 +251,7 @@ def _start(cost, rows, epsilon, a, b, v, block):
         reduced = cost(part[0]) - part[1][:, None] - least
         return jnp.maximum(most, jnp.where(jnp.isfinite(reduced), reduced, 0.0).max()), None
 
-    ratio = _over_rows(largest, jnp.zeros_like(epsilon), (rows, u), block)[0] / FIRST_RANGE / epsilon
+    ratio = over_rows(largest, jnp.zeros_like(epsilon), (rows, u), block)[0] / FIRST_RANGE / epsilon
     stages = jnp.clip(jnp.floor(jnp.log(ratio) / jnp.log(SHRINK)), 0.0, 20.0)
     return u, least, epsilon * SHRINK**stages
 
@@ -387,42 +289,3 @@ def _unrolled(cost, epsilon, a, b, v, steps):
     shift = b @ v
     column_sums = transport_plan(u, v, cost, epsilon, a, b).sum(0)  # rows are exact, so the plan sums to one
     return Sinkhorn(u + shift, v - shift, a @ u + b @ v, jnp.abs(column_sums - b).sum(), jnp.asarray(steps))
-
-
-@jax.custom_jvp
-def _with_gradient(value, gradients, arguments):
-    """`value`, whose derivative by each of `arguments` is its one of `gradients`; jit drops them where unused."""
-    return value
-
-
-@_with_gradient.defjvp
-def _with_gradient_jvp(primals, tangents):
-    moves = zip(primals[1], tangents[2], strict=True)
-    return primals[0], sum(jnp.vdot(g, move).astype(primals[0].dtype) for g, move in moves)
-
-
-def _over_rows(f, carry, rows, block):
-    """`f(carry, rows) -> (carry, outputs)` for all rows at once, or over blocks of them."""
-    if block is None:
-        return f(carry, rows)
-    carry, out = lax.scan(f, carry, jax.tree.map(lambda z: z.reshape(-1, block, *z.shape[1:]), rows))
-    return carry, jax.tree.map(lambda z: z.reshape(-1, *z.shape[2:]), out)
-
-
-def _blocks(x, a, block):
-    """Points and weights filled up to whole blocks by copies of the last point that weigh nothing."""
-    if block is None or block >= x.shape[0]:
-        return x, a, None
-    if block < 1:
-        raise ValueError(f"block={block} rows at a time: give at least one")
-    more = -x.shape[0] % block
-    return jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1), mode="edge"), jnp.pad(a, (0, more)), block
-
-
-def _arguments(n, m, a, b, v, epsilon, max_iterations):
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations={max_iterations}: at least one step is needed")
-    a, b = marginal_weights(a, n, "a"), marginal_weights(b, m, "b")
-    if v is not None and v.shape != (m,):
-        raise ValueError(f"v starts from a potential of the {m} columns; got shape {v.shape}")
-    return a, b, jnp.asarray(positive_epsilon(epsilon), a.dtype)

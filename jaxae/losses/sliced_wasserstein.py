@@ -77,7 +77,7 @@ def sliced_wasserstein(x: Float[Array, "n d"], y: Float[Array, "m e"], key: Arra
     step, or the encoder learns the directions. For N(m1, s1^2 I) and N(m2, s2^2 I) the mean over the sphere is
     SW_2^2 = |m1 - m2|^2 / d + (s1 - s2)^2.
 
-    Inside `pmap` or `shard_map`, replicas share the directions out where their number divides.
+    Replicas share the directions out where their number divides.
 
     Args:
       x: vectors such as codes.

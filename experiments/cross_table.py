@@ -1,0 +1,131 @@
+"""Every autoencoder with every latent sampler: Frechet and kernel distance, error and likelihood on the digits.
+
+    python experiments/cross_table.py                      # all models, 2 seeds, 3,000 steps: half an hour on 2 cores
+    python experiments/cross_table.py --models=vae,wae     # some of them
+    python experiments/cross_table.py --steps=300 --seeds=1
+
+Every model has the same networks (784-512-16), data and number of updates; its samples come from its own prior, from
+a mixture of 10 Gaussians and from a flow, both fitted afterwards to the codes of the training set. Distances are
+between 1,000 samples and the test set on the features of a digit classifier. The table and a figure land in
+`experiments/results/`.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import matplotlib
+import numpy as np
+from absl import app, flags
+from claims.training import config_of as claim_config
+from claims.training import over, trained
+
+from jaxae import data, metrics
+from jaxae.systems.latent import prior
+
+HERE = Path(__file__).parent
+MODELS = {"ae": "wae:plain", "vae": "vae", "beta-vae": "vae:beta4", "vampprior": "vae:vampprior", "iwae": "iwae",
+          "beta-tc-vae": "vae:beta_tc", "factor-vae": "vae:factor", "dip-vae": "vae:dip", "mmd-vae": "vae:mmd",
+          "spherical": "vae:spherical", "unscented": "vae:unscented", "population": "vae:population",
+          "wae-mmd": "wae", "wae-gan": "wae:gan", "swae": "wae:swae", "sinkhorn": "wae:sinkhorn"}
+SAMPLERS = ("prior", "mixture", "flow")
+flags.DEFINE_list("models", list(MODELS), f"Among {', '.join(MODELS)}.")
+flags.DEFINE_integer("steps", 3000, "Updates of each model.")
+flags.DEFINE_integer("seeds", 2, "Members of each model, side by side.")
+flags.DEFINE_integer("nll_samples", 500, "Importance samples of the likelihood.")
+
+
+def config_of(model: str, steps: int, seeds: int):
+    """The config of a row, with the networks that all have."""
+    name, _, arg = MODELS[model].partition(":")
+    spec = importlib.util.spec_from_file_location(name, HERE.parent / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("" if arg == "swae" else arg)
+    config.model.update(dict(network="mlp", features=(512,), latent=16, activation="relu", likelihood="bernoulli"))
+    if arg == "swae":
+        config.model.divergence = "sliced"
+    config.data.binarize = "none"
+    config.optim.eps = 1e-8
+    config.update(dict(steps=steps, batch_size=100, ensemble=seeds))
+    return config
+
+
+def fitted(kind: str, z, steps: int):
+    """A prior trained on codes [n d] by the same loop as the models: its sampler `(key, n) -> [n d]`."""
+    config = claim_config(prior, steps, prior=kind, hidden=64, layers=6, rate=2e-3)
+    run = trained(config, data.from_arrays(z, test_fraction=0.1))
+    return lambda key, n: run.system.sample(run.members[0], key, n)
+
+
+def row(model: str, options, dataset, features, real) -> dict[str, list[float]]:
+    """The numbers of one model, one for each seed."""
+    run = trained(config_of(model, options.steps, options.seeds), dataset)
+    system, numbers = run.system, {"mse": list(run.test["mse"])}
+    for member in run.members:
+        z = over(lambda b, m=member: system.encode(m, b["x"]), dataset.train, dataset)
+        draw = {"mixture": fitted("gaussian_mixture", z, 1), "flow": fitted("flow", z, 1500)}
+        for sampler in SAMPLERS:
+            def images(key, s=sampler, m=member, d=draw):
+                return system.sample(m, key, 1000) if s == "prior" else system.decode(m, d[s](key, 1000))
+            found = np.asarray(jax.jit(lambda key, make=images: features(make(key)))(jax.random.key(3)))
+            numbers.setdefault(f"frechet, {sampler}", []).append(float(metrics.frechet_distance(found, real)))
+            numbers.setdefault(f"kernel, {sampler}", []).append(float(metrics.kernel_distance(found, real)))
+        if system.log_weights is not None:
+            def nll(batch, m=member):
+                def log_w(key, x, k):
+                    return system.log_weights(m, key, x, k)
+                return metrics.importance_sampled_nll(log_w, jax.random.key(4), batch["x"], options.nll_samples, 50)
+            numbers.setdefault("nll", []).append(float(over(nll, dataset.test, dataset).mean()))
+    return numbers
+
+
+def table(rows: dict[str, dict[str, list[float]]]) -> str:
+    """Markdown: mean +- standard deviation over seeds."""
+    columns = ["mse", "nll", *(f"{kind}, {s}" for kind in ("frechet", "kernel") for s in SAMPLERS)]
+    lines = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for model, numbers in rows.items():
+        cells = [f"{np.mean(numbers[c]):.4g} +- {np.std(numbers[c], ddof=min(1, len(numbers[c]) - 1)):.2g}"
+                 if c in numbers else "" for c in columns]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(rows, path: Path) -> None:
+    """Frechet distance of every model by sampler, as bars."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    place, width = np.arange(len(rows)), 0.27
+    _, axes = plt.subplots(figsize=(1.5 + 0.7 * len(rows), 4))
+    for i, sampler in enumerate(SAMPLERS):
+        values = np.array([numbers[f"frechet, {sampler}"] for numbers in rows.values()])
+        axes.bar(place + (i - 1) * width, values.mean(1), width, label=sampler, yerr=values.std(1))
+    axes.set(ylabel="Frechet distance to the test set", xticks=place, yscale="log")
+    axes.set_xticklabels(rows, rotation=45, ha="right")
+    axes.legend(title="latents from")
+    plt.tight_layout()
+    plt.savefig(path, dpi=110)
+
+
+def main(_):
+    options = flags.FLAGS
+    unknown = sorted({*options.models} - {*MODELS})
+    if unknown:
+        raise app.UsageError(f"unknown models {', '.join(unknown)}: choose among {', '.join(MODELS)}")
+    dataset, features = data.load(dict(source="digits")), metrics.digit_features()
+    real = over(lambda b: features(b["x"]), dataset.test, dataset)
+    out, rows = HERE / "results", {}
+    out.mkdir(exist_ok=True)
+    for model in options.models:
+        rows[model] = row(model, options, dataset, features, real)
+        print(table({model: rows[model]}).splitlines()[-1], flush=True)
+        (out / "cross_table.md").write_text(
+            f"{options.steps} updates, {options.seeds} seeds; nll: nats, {options.nll_samples} importance samples.\n\n"
+            + table(rows))
+    figure(rows, out / "cross_table.png")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    app.run(main)
