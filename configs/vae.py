@@ -9,12 +9,13 @@ Variants: `conv` (convolutional networks), `gaussian`, `logistic` (likelihoods f
 that benchmarks use), `one_layer` (the 1-layer model of Burda, Grosse and Salakhutdinov 2015, arXiv 1509.00519),
 `full` (full covariance), `vampprior` (Tomczak and Welling 2018, arXiv 1705.07120).
 
-Other objectives: `capacity` (Burgess et al. 2018, arXiv 1804.03599), `info` and `mmd` (Zhao et al. 2017,
+Other objectives: `capacity` (Burgess et al. 2018, arXiv 1804.03599), `info`, `mmd` and `stein` (Zhao et al. 2017,
 arXiv 1706.02262), `autogen` (Mansbridge et al. 2018, arXiv 1806.04480), `joint` (Dupont 2018, arXiv 1804.00104),
 `unscented` (Janjos et al. 2023, arXiv 2306.05256), `inverse_lipschitz` (Kinoshita et al. 2023, arXiv 2304.12770),
 `population` and `patchgan` (Rivera 2023, arXiv 2309.13160), `generated` (Chou and Hathi 2019, arXiv 1904.10937),
 `beta_tc` (Chen et al. 2018, arXiv 1802.04942), `factor` (Kim and Mnih 2018, arXiv 1802.05983), `dip` (Kumar et al.
-2018, arXiv 1711.00848), `spherical` (Davidson et al. 2018, arXiv 1804.00891).
+2018, arXiv 1711.00848), `spherical` (Davidson et al. 2018, arXiv 1804.00891), `rae` and `rae_l2` (Ghosh et al. 2020,
+arXiv 1903.12436).
 """
 
 import importlib
@@ -75,17 +76,19 @@ def get_config(arg: str = ""):
             module = importlib.import_module(f"jaxae.systems.gaussian.{name}")
             c.system, c.model = f"gaussian.{name}", module.defaults()
             c.model.update(changes)
-            if name in ("joint", "unscented", "population"):
+            if name in ("joint", "unscented", "population", "regularized"):
                 c.evaluators = ("image_quality",)  # no density of z, or one that nothing was trained on
         return change
 
     others = dict(
-        capacity=other("capacity"), info=other("info"), mmd=other("info", alpha=1.0), autogen=other("autogen"),
+        capacity=other("capacity"), info=other("info"), mmd=other("info", alpha=1.0), stein=other(
+            "info", divergence="stein"), autogen=other("autogen"),
         joint=other("joint"), unscented=other("unscented"), inverse_lipschitz=other(
             "inverse_lipschitz", inverse_lipschitz=0.3), population=other("population"),
         patchgan=other("population", adversarial=1.0), generated=other("generated"),
         beta_tc=other("total_correlation"), factor=other("total_correlation", estimator="adversary", tc=10.0),
-        dip=other("dip"), spherical=other("spherical"))
+        dip=other("dip"), spherical=other("spherical"), rae=other("regularized"),
+        rae_l2=other("regularized", regularizer="l2", weight=1e-4))
 
     def tiny(c):
         c.model.update(dict(features=(32,), latent=4, channels=(8,) * len(c.model.channels), pixelcnn_hidden=8,

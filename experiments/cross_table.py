@@ -7,7 +7,7 @@
 Every model has the same networks (784-512-16), data and number of updates; its samples come from its own prior, from
 a mixture of 10 Gaussians and from a flow, both fitted afterwards to the codes of the training set. Distances are
 between 1,000 samples and the test set on the features of a digit classifier. The table and a figure land in
-`experiments/results/`.
+`experiments/results/`, or `--output`.
 """
 
 import importlib.util
@@ -26,13 +26,14 @@ from jaxae.systems.latent import prior
 HERE = Path(__file__).parent
 MODELS = {"ae": "wae:plain", "vae": "vae", "beta-vae": "vae:beta4", "vampprior": "vae:vampprior", "iwae": "iwae",
           "beta-tc-vae": "vae:beta_tc", "factor-vae": "vae:factor", "dip-vae": "vae:dip", "mmd-vae": "vae:mmd",
-          "spherical": "vae:spherical", "unscented": "vae:unscented", "population": "vae:population",
+          "spherical": "vae:spherical", "rae": "vae:rae", "unscented": "vae:unscented", "population": "vae:population",
           "wae-mmd": "wae", "wae-gan": "wae:gan", "swae": "wae:swae", "sinkhorn": "wae:sinkhorn"}
 SAMPLERS = ("prior", "mixture", "flow")
 flags.DEFINE_list("models", list(MODELS), f"Among {', '.join(MODELS)}.")
 flags.DEFINE_integer("steps", 3000, "Updates of each model.")
 flags.DEFINE_integer("seeds", 2, "Members of each model, side by side.")
 flags.DEFINE_integer("nll_samples", 500, "Importance samples of the likelihood.")
+flags.DEFINE_string("output", str(HERE / "results"), "Folder of cross_table.md and cross_table.png.")
 
 
 def config_of(model: str, steps: int, seeds: int):
@@ -115,8 +116,8 @@ def main(_):
         raise app.UsageError(f"unknown models {', '.join(unknown)}: choose among {', '.join(MODELS)}")
     dataset, features = data.load(dict(source="digits")), metrics.digit_features()
     real = over(lambda b: features(b["x"]), dataset.test, dataset)
-    out, rows = HERE / "results", {}
-    out.mkdir(exist_ok=True)
+    out, rows = Path(options.output), {}
+    out.mkdir(parents=True, exist_ok=True)
     for model in options.models:
         rows[model] = row(model, options, dataset, features, real)
         print(table({model: rows[model]}).splitlines()[-1], flush=True)
