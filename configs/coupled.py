@@ -4,8 +4,8 @@
 
 A decoder from the plane to a ring of eight Gaussians, under the entropic transport plan between N(0, I) and the data.
 
-Variants: `primal` (the plan by Sinkhorn), `expected` (all latents of an example's row, weighted), `digits` (the 4,000
-embedded digits, 300 latents in the plan).
+The plan is solved by Sinkhorn. Variants: `semidual` (by averaged stochastic ascent), `expected` (all latents of an
+example's row, weighted), `digits` (the 4,000 embedded digits, 300 latents in the plan).
 """
 
 from jaxae.systems.transport import coupled
@@ -18,12 +18,12 @@ def get_config(arg: str = ""):
     config.system = "transport.coupled"
     config.model = coupled.defaults()
     config.data.update(dict(source="gaussians", num_train=4000, num_test=1000))
-    config.model.update(dict(features=(128, 128), likelihood="gaussian_learned"))
+    config.model.update(dict(features=(128, 128), likelihood="gaussian", scale=0.2))
     config.update(dict(steps=2000, batch_size=200, log_every=100, eval_every=500, figures_every=1000,
-                       checkpoint_every=500, prepare_every=100, prepare_examples=0))
+                       checkpoint_every=500, prepare_every=50, prepare_examples=0))
 
-    def primal(c):
-        c.model.form = "primal"
+    def semidual(c):
+        c.model.form = "semidual"
 
     def expected(c):
         c.model.sampled = False
@@ -38,4 +38,4 @@ def get_config(arg: str = ""):
         c.model.update(dict(features=(16,), draws=20, chunk=10, ascent_steps=4, examples=64))
         c.update(dict(prepare_every=1))
 
-    return apply_variants(config, arg, dict(primal=primal, expected=expected, digits=digits, tiny=tiny))
+    return apply_variants(config, arg, dict(semidual=semidual, expected=expected, digits=digits, tiny=tiny))

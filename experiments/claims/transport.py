@@ -146,7 +146,7 @@ def coupling_leaves_no_prior_holes(threshold):
     """The plane, 2 latents, the same decoder; W_2 by exact assignment of 1,000 samples."""
     dataset = data.load(dict(source="gaussians", num_train=4000, num_test=1000))
     truth = np.asarray(dataset.test.arrays()["x"])
-    common = dict(latent=2, features=(128, 128), likelihood="gaussian_learned")
+    common = dict(latent=2, features=(128, 128), likelihood="gaussian", scale=0.2)
     found, scores = {}, {}
     for name, module, keys in (
         ("vae", vae, {}),
@@ -154,7 +154,7 @@ def coupling_leaves_no_prior_holes(threshold):
         ("info", info, dict(lam=1000.0)),
         ("coupled", coupled, {}),
     ):
-        run = trained(config_of(module, 4000, batch_size=200, **(common | keys)), dataset, prepare_every=200)
+        run = trained(config_of(module, 4000, batch_size=200, **(common | keys)), dataset, prepare_every=50)
         member, system = run.members[0], run.system
         key = None if name == "wae" else jax.random.key(3)
         z = jnp.asarray(_codes(run, member, dataset.test, dataset, key))

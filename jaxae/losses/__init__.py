@@ -59,7 +59,7 @@ from jaxae.losses.sliced_wasserstein import (
     sliced_wasserstein,
     wasserstein_1d,
 )
-from jaxae.losses.sorting import sort
+from jaxae.losses.sorting import argsort, sort
 from jaxae.losses.total_correlation import (
     AggregateLogDensity,
     KLDecomposition,
@@ -84,7 +84,7 @@ from jaxae.losses.weighted_bounds import autogen_bound, infovae_loss
 
 __all__ = ["AggregateLogDensity", "AggregateMoments", "CapacityLoss", "ImportanceWeighted", "KLDecomposition",
            "MaxSliced", "RadialKernel", "SemidualState", "SigmaPoints", "Sinkhorn", "WaterFilling",
-           "aggregate_log_density", "aggregate_moments", "autogen_bound", "beta_tc_kl", "bits_per_dim",
+           "aggregate_log_density", "aggregate_moments", "argsort", "autogen_bound", "beta_tc_kl", "bits_per_dim",
            "capacity_loss", "cholesky_from_correlations", "cholesky_kl", "ciwae_bound", "coupling_rows",
            "decompose_kl", "density_ratio_tc", "dip_penalty", "dual_objective", "elbo", "energy_distance",
            "gaussian_kl", "gaussian_wasserstein", "generalized_sliced_wasserstein", "hsic",

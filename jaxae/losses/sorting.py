@@ -154,17 +154,19 @@ def _order(key, bits):
     n = key.shape[0]
     row_bits = n.bit_length() - 1
     digit_bits = 32 - row_bits
-    rows = lax.broadcasted_iota(jnp.uint32, key.shape, 0)
+    digits = -(-bits // digit_bits)
+    rows = lax.broadcasted_iota(jnp.uint32, (n, 1), 0)
 
     def gather(i, order, words):
-        order = _take(order, words & (n - 1))
+        order = words & (n - 1) if digits == 2 else _take(order, words & (n - 1))  # of two digits, this is the first
         digit = _take(key, order) >> jnp.uint32(i // 2 * digit_bits)
         return order, (digit << row_bits) | rows  # the shift drops what is above the digit
 
     def turn(i, state):
         return lax.cond(i % 2 == 0, gather, lambda i, order, words: (order, _network(words)), i, *state)
 
-    order, words = lax.fori_loop(1, 2 * -(-bits // digit_bits), turn, (rows, (key << row_bits) | rows))
+    start = jnp.broadcast_to(rows, key.shape), (key << row_bits) | rows
+    order, words = lax.fori_loop(1, 2 * digits, turn, start)
     return _take(order, words & (n - 1))
 
 

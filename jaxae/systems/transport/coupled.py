@@ -24,17 +24,18 @@ class Coupling(NamedTuple):
     z: Float[Array, "m d"]
     v: Float[Array, " m"]  # potential of the latents, nats
     u: Float[Array, " n"]  # potential of the training examples, nats: the warm start of the next solution
+    decoder: PyTree  # the decoder's parameters under which the plan was solved: with newer ones v would not fit
 
 
 def defaults() -> ConfigDict:
     """Keys of `config.model`, beside those of the latent-variable core.
 
-    `form`: 'semidual' (averaged stochastic ascent of one potential) or 'primal' (Sinkhorn). `epsilon`: weight of the
+    `form`: 'primal' (Sinkhorn) or 'semidual' (averaged stochastic ascent of one potential). `epsilon`: weight of the
     plan's entropy; 1 is that of the evidence lower bound. `draws`: latents in the plan. `ascent_steps`,
     `ascent_rate`, `chunk`: of the semi-dual, with `chunk` latents a step. `sampled`: train at one latent drawn from
     the plan's row for each example, or at all of them, weighted. `examples`: size of the training set.
     """
-    return latent_model.defaults(latent=2, form="semidual", epsilon=1.0, draws=1000, ascent_steps=200,
+    return latent_model.defaults(latent=2, form="primal", epsilon=1.0, draws=1000, ascent_steps=200,
                                  ascent_rate=1.0, chunk=50, sampled=True, examples=4000)
 
 
@@ -77,19 +78,21 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
 
     def init(key: Array, batch):
         decoder_key, z_key = jax.random.split(key)
-        coupling = Coupling(prior.sample((), z_key, model.draws), jnp.zeros(model.draws), jnp.zeros(model.examples))
-        return {"decoder": observed.init(decoder_key, coupling.z[:1])}, coupling
+        z = prior.sample((), z_key, model.draws)
+        decoder = observed.init(decoder_key, z[:1])
+        kept = jax.tree.map(jnp.array, decoder)
+        return {"decoder": decoder}, Coupling(z, jnp.zeros(model.draws), jnp.zeros(model.examples), kept)
 
     def prepare(state: State, data, key) -> State:
         x = data["x"]
         if x.shape[0] != model.examples:
             raise ValueError(f"the plan is over all {model.examples} training examples (model.examples), here are "
                              f"{x.shape[0]}: set config.prepare_examples=0 and model.examples")
-        z = prior.sample((), key, model.draws)
+        z, kept = prior.sample((), key, model.draws), jax.tree.map(jnp.array, state.params["decoder"])
         cost = lax.stop_gradient(all_costs(state.params["decoder"], x, z))
         if model.form == "primal":
             solution = losses.sinkhorn(cost, model.epsilon)
-            return state._replace(extra=Coupling(z, solution.v, solution.u))
+            return state._replace(extra=Coupling(z, solution.v, solution.u, kept))
         # Every step of the ascent sees `chunk` columns; passes over all of them repeat.
         columns = cost.reshape(x.shape[0], -1, model.chunk).swapaxes(0, 1)  # [passes n chunk]
 
@@ -99,15 +102,15 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         passes = -(-model.ascent_steps // columns.shape[0])
         ascent, _ = lax.scan(one_pass, losses.semidual_init(state.extra.u), length=passes)
         v = losses.soft_c_transform(ascent.average, cost, model.epsilon)
-        return state._replace(extra=Coupling(z, v, ascent.average))
+        return state._replace(extra=Coupling(z, v, ascent.average, kept))
 
-    def rows(params, coupling, x):
+    def rows(coupling, x):
         """Conditional probabilities of the plan's latents, [n m]."""
-        return losses.coupling_rows(coupling.v, costs(params, x, coupling.z), model.epsilon)
+        return losses.coupling_rows(coupling.v, costs(coupling.decoder, x, coupling.z), model.epsilon)
 
     def loss(params, coupling, batch, key, train: bool) -> Objective:
         x, decoder = batch["x"], params["decoder"]
-        weights = lax.stop_gradient(rows(decoder, coupling, x))
+        weights = lax.stop_gradient(rows(coupling, x))
         if model.sampled:
             noise = collectives.draw(jax.random.gumbel, key, weights.shape, axis_name)
             z = coupling.z[jnp.argmax(jnp.log(weights) + noise, -1)]
@@ -118,7 +121,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return Objective(nats, {"reconstruction": nats, "kl": information, "elbo": -nats - information}, coupling)
 
     def encode(now, x, key=None):
-        weights = rows(now.params["decoder"], now.extra, x)
+        weights = rows(now.extra, x)
         if key is None:
             return weights @ now.extra.z
         return now.extra.z[jax.random.categorical(key, jnp.log(weights))]
