@@ -65,3 +65,14 @@ def over(function, source, dataset: "data.Dataset", size: int = 500) -> np.ndarr
     """`function(batch)` over a split, concatenated."""
     run = jax.jit(function)
     return np.concatenate([np.asarray(run(batch)) for batch in batches(source, dataset, size)])
+
+
+def digits(binarize: str = "none", size: int = 14) -> "data.Dataset":
+    """The embedded digits."""
+    return data.load(dict(source="digits", size=size, binarize=binarize))
+
+
+def mean_sd(values) -> str:
+    """Mean and standard deviation over seeds."""
+    values = np.asarray(values, float)
+    return f"{values.mean():.4g} +- {values.std(ddof=1) if len(values) > 1 else 0.0:.2g}"

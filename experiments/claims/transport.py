@@ -111,7 +111,7 @@ def sliced_wasserstein_shapes_the_codes(threshold):
     ring = priors.ring(0.5)
     models = (
         ("ae", wae, dict(divergence="none")),
-        ("swae", wae, dict(divergence="sliced", weight=10.0)),
+        ("swae", wae, dict(divergence="sliced", weight=60.0)),
         ("vae", vae, {}),
     )
     for name, module, keys in models:
