@@ -5,10 +5,11 @@
 The 1-layer model, 784-200-200-50, on the 4,000 embedded digits, binarised anew in every epoch; k = 5.
 
 Variants: `dreg`, `stl`, `sampled` (gradient estimators), `miwae`, `ciwae`, `piwae` (Rainforth et al. 2018,
-arXiv 1802.04537), `vae` (k draws of the ELBO), `paper` (MNIST, k = 50, 3,280 passes).
+arXiv 1802.04537), `vae` (k draws of the ELBO), `two_layers` (784-200-200-100-100-100-50),
+`paper` (MNIST, k = 50, 3,280 passes).
 """
 
-from jaxae.systems.gaussian import iwae
+from jaxae.systems.gaussian import iwae, two_layer_iwae
 from jaxae.train.config import apply_variants, base
 
 
@@ -32,6 +33,9 @@ def get_config(arg: str = ""):
     def ciwae(c):
         c.model.elbo_share = 0.5
 
+    def two_layers(c):
+        c.system, c.model = "gaussian.two_layer_iwae", two_layer_iwae.defaults()
+
     def paper(c):
         # The paper lowers the rate tenfold over 3^i passes, i = 0..7; a cosine over as many passes stands for it.
         c.data.update(dict(source="tfds:mnist"))
@@ -41,10 +45,11 @@ def get_config(arg: str = ""):
                       checkpoint_every=300_000))
 
     def tiny(c):
-        c.model.update(dict(features=(32,), latent=4, samples=4))
+        c.model.update(dict(features=(32,), samples=4))
+        c.model.update(dict(latent=4) if "latent" in c.model else dict(latents=(6, 4), between=(16,)))
         c.evaluators = ()
 
     return apply_variants(config, arg, dict(
         dreg=estimator("dreg"), stl=estimator("stl"), sampled=estimator("sampled"), vae=estimator("vae"),
         miwae=estimator("iwae", groups=2, samples=8), piwae=estimator("piwae", groups=2, samples=8), ciwae=ciwae,
-        paper=paper, tiny=tiny))
+        two_layers=two_layers, paper=paper, tiny=tiny))

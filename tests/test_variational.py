@@ -32,8 +32,9 @@ def test_capacity_grows_with_the_updates_and_draws_the_kl_to_it():
     np.testing.assert_allclose(report["loss"], report["reconstruction"] + 7.0 * abs(report["kl"] - 6.0), rtol=1e-5)
 
 
-def test_importance_weighted_bound_is_that_of_its_own_weights_and_above_the_elbo():
-    _, system, batch, state = built("iwae", samples=50)
+@pytest.mark.parametrize("arg", ["", "two_layers"])
+def test_importance_weighted_bound_is_that_of_its_own_weights_and_above_the_elbo(arg):
+    _, system, batch, state = built("iwae", arg, samples=50)
     report = reported(system, state, batch)
     weights = jax.jit(lambda key: system.log_weights(variables(state), key, batch["x"], 4000))(jax.random.key(0))
     groups = jax.nn.logsumexp(weights.reshape(80, 50, -1), axis=1) - np.log(50)  # 80 bounds of 50 samples
