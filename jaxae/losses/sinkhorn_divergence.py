@@ -37,6 +37,7 @@ def sinkhorn_divergence(x: Float[Array, "n d"], y: Float[Array, "m e"], epsilon:
     Raises:
       ValueError: as `sinkhorn`, and for points of two dimensions.
 
+    >>> import jax
     >>> value = jax.jit(sinkhorn_divergence)(jnp.zeros((4, 2)), jnp.ones((3, 2)), 0.1)
     >>> f"{value:.3f}"
     '2.000'

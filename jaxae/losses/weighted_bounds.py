@@ -3,7 +3,7 @@
 from jaxtyping import Array, ArrayLike, Float, Real
 
 
-def infovae_loss(log_px: Float[Array, " n"], kl: Float[Array, " n"], divergence: Real[ArrayLike, ""],
+def infovae_loss(log_px: Float[Array, " n"], kl: Float[Array, " n"], divergence: Real[ArrayLike, "..."],
                  alpha: Real[ArrayLike, ""] = 0.0, lam: Real[ArrayLike, ""] = 1000.0) -> Float[Array, " n"]:
     """-log p(x | z) + (1 - alpha) KL(q(z | x) || p(z)) + (alpha + lam - 1) D(q(z), p(z)), to be minimized.
 
@@ -17,7 +17,8 @@ def infovae_loss(log_px: Float[Array, " n"], kl: Float[Array, " n"], divergence:
     Args:
       log_px: log-likelihood of each example under a z drawn from q, nats summed over the data dimensions.
       kl: KL divergence of each example, nats summed over the latent dimensions.
-      divergence: D of the batch's codes (drawn from q, not their means) and the prior, such as `mmd`; a scalar.
+      divergence: D of the batch's codes (drawn from q, not their means) and the prior, such as `mmd`; a scalar, or one
+        discriminator's term of each example `[n]`.
       alpha: weight of the mutual information.
       lam: lambda, of the match of q(z) with the prior; D is multiplied by alpha + lam - 1, not by lam. 1000 with MMD.
 

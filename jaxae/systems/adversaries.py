@@ -38,6 +38,6 @@ def latent_discriminator(size: int, features: tuple[int, ...], learning_rate: fl
     def loss(terms: Terms):
         real, fake = logits(terms, terms.prior_draws()), logits(terms, terms.z)
         each = 0.5 * (jax.nn.softplus(-real) + jax.nn.softplus(fake))
-        return weight * each, {"accuracy": 0.5 * ((real > 0).mean() + (fake < 0).mean())}
+        return weight * each, {"accuracy": 0.5 * ((real > 0) + 1.0 * (fake < 0))}
 
     return Adversary(init, loss, learning_rate), logits

@@ -1,7 +1,6 @@
 """InfoVAE and MMD-VAE."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -50,7 +49,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         if model.divergence == "stein":
             return kernel_stein_discrepancy(terms.z, kernel, unbiased=False, axis_name=axis_name)
         if model.divergence == "gan":
-            return jnp.mean(jax.nn.softplus(-logits(terms, terms.z)))
+            return jax.nn.softplus(-logits(terms, terms.z))
         return mmd(terms.z, terms.prior_draws(), kernel, unbiased=False, axis_name=axis_name)
 
     def objective(terms):

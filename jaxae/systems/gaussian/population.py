@@ -77,7 +77,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     def adversarial(terms):
         real, fake = patches(terms, terms.x), patches(terms, terms.x_hat(terms.z))
         each = jnp.mean(jax.nn.softplus(-real) + jax.nn.softplus(fake), axis=(1, 2, 3))
-        return model.adversarial * each, {"accuracy": 0.5 * ((real > 0).mean() + (fake < 0).mean())}
+        return model.adversarial * each, {"accuracy": 0.5 * ((real > 0).mean((1, 2, 3)) + (fake < 0).mean((1, 2, 3)))}
 
     adversary = None
     if model.adversarial:

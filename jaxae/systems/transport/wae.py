@@ -62,7 +62,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         if model.divergence == "none":
             return jnp.zeros(())
         if model.divergence == "gan":
-            return jnp.mean(jax.nn.softplus(-logits(terms, terms.z)))
+            return jax.nn.softplus(-logits(terms, terms.z))
         return compare(model, terms.z, terms.prior_draws(), terms.key, axis_name)
 
     def objective(terms):
