@@ -35,7 +35,8 @@ def get_config(arg: str = ""):
         c.model.update(dict(kernel="rbf"))
 
     def conv(c):
-        c.model.update(dict(network="conv", channels=(32, 64), blocks=1, hidden=32))
+        # Linear outputs: untrained convolutional codes are large, and a sigmoid they saturate learns nothing more.
+        c.model.update(dict(likelihood="mse", network="conv", channels=(32, 64), blocks=1, hidden=32))
         c.update(dict(steps=1500))
 
     def paper(c):

@@ -41,7 +41,7 @@ def wae_against_ae_and_vae(threshold):
     real = over(lambda b: features(b["x"]), dataset.test, dataset)
     prior = jax.random.normal(jax.random.key(7), (1000, 8))
     for name, module, keys in (("ae", wae, dict(divergence="none")), ("wae", wae, {}), ("vae", vae, {})):
-        keys = keys | (dict(likelihood="bernoulli") if module is wae else {})
+        keys = keys | (dict(likelihood="mse") if module is wae else {})
         run = trained(config_of(module, 1500, latent=8, network="conv", channels=(16, 32), blocks=0, **keys), dataset)
         member, system = run.members[0], run.system
         z = _codes(run, member, dataset.test, dataset, jax.random.key(3) if name == "vae" else None)
