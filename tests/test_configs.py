@@ -106,6 +106,32 @@ def test_paper_scale_vq_vae_has_the_papers_shapes():
     assert (config.steps, config.batch_size, config.optim.learning_rate) == (250_000, 128, 2e-4)
 
 
+def sizes_at_paper_scale(name):
+    config = get_config(name, "paper")
+    check(config)
+    batch = {"x": jax.ShapeDtypeStruct((config.batch_size, 28, 28, 1), jnp.float32)}
+    params = jax.eval_shape(systems.build(config, batch).init, jax.random.key(0), batch).params
+    return config, {part: sum(leaf.size for leaf in jax.tree.leaves(params[part])) for part in ("encoder", "decoder")}
+
+
+def dense(*widths):
+    return sum((a + 1) * b for a, b in zip(widths, widths[1:], strict=False))
+
+
+def test_paper_scale_iwae_is_784_200_200_50_with_50_samples():
+    config, sizes = sizes_at_paper_scale("iwae")
+    assert sizes == {"encoder": dense(784, 200, 200, 100), "decoder": dense(50, 200, 200, 784)}
+    assert (config.model.samples, config.batch_size, config.optim.eps) == (50, 20, 1e-4)
+
+
+def test_paper_scale_wae_has_the_papers_convolutions():
+    config, sizes = sizes_at_paper_scale("wae")
+    channels = (1, 128, 256, 512, 1024)
+    convolutions = sum((16 * a + 1) * b + 2 * b for a, b in zip(channels, channels[1:], strict=False))  # and norms
+    assert sizes["encoder"] == convolutions + dense(1024, 8)
+    assert (config.model.latent, config.model.weight, config.batch_size) == (8, 10.0, 100)
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_configs_say_how_to_run_them_and_hold_no_none(path):
     config = get_config(path.stem)

@@ -93,8 +93,9 @@ def test_the_spherical_vae_stays_on_the_sphere():
     ("iwae", dict(posterior="point"), "needs densities"), ("iwae", dict(estimator="reinforce"), "no estimator"),
     ("iwae", dict(groups=3), "divide"), ("coupled", dict(epsilon=0.0), "epsilon"), ("coupled", dict(chunk=7), "divide"),
     ("vae", dict(prior="cauchy"), "model.prior"), ("vae", dict(posterior="point"), "density"),
+    ("vae autogen", dict(posterior="point"), "density"),
     ("vae", dict(prior="vampprior", pseudo_inputs=0), "pseudo_inputs")])
 def test_options_that_make_no_model_say_what_to_change(name, changes, message):
     with pytest.raises(ValueError, match=message):
-        _, system, batch, state = built(name, **changes)
+        _, system, batch, state = built(*name.split(), **changes)
         jax.eval_shape(system.step, state, batch, jax.random.key(0))

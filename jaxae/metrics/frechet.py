@@ -18,7 +18,14 @@ class Moments(NamedTuple):
 
 
 def init_moments(dim: int) -> Moments:
-    """Moments of no features of `dim` dimensions."""
+    """Moments of no features: where `update_moments` starts.
+
+    Args:
+      dim: d, the number of features of an example.
+
+    Returns:
+      A count of 0, a mean `[d]` and a scatter `[d d]` of zeros, float32.
+    """
     return Moments(jnp.zeros(()), jnp.zeros(dim), jnp.zeros((dim, dim)))
 
 

@@ -79,7 +79,18 @@ def lookup(indices: Int[Array, "*n"], codebook: Float[Array, "k d"]) -> Float[Ar
 
 
 def straight_through(z: Float[Array, "*n d"], z_q: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """The value of `z_q` with the gradient of `z`: z + sg[z_q - z]."""
+    """The value of `z_q` with the gradient of `z`: z + sg[z_q - z].
+
+    Args:
+      z: encoder outputs `[... d]`.
+      z_q: what they were quantized to, of the same shape; gets no gradient.
+
+    Returns:
+      `[... d]`, equal to `z_q` up to rounding.
+
+    Reference: Bengio, Leonard, Courville, 'Estimating or propagating gradients through stochastic neurons', 2013,
+    arXiv 1308.3432.
+    """
     return z + lax.stop_gradient(z_q - z)
 
 

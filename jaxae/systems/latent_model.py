@@ -122,6 +122,12 @@ def latent_model(config: ConfigDict, example: PyTree, axis_name: str | None = No
                        closed_kl)
 
 
+def check_density(model: ConfigDict) -> None:
+    """Raises ValueError for a deterministic encoder, which has no KL to the prior."""
+    if model.posterior == "point":
+        raise ValueError("this objective needs a posterior with a density: model.posterior='diagonal' or 'full'")
+
+
 def pass_through(model: LatentModel, params: PyTree, x: Array, key: Array, step: Array, train: bool,
                  axis_name: str | None = None) -> Terms:
     """Encodes, draws and decodes a batch."""
@@ -146,7 +152,7 @@ class Adversary(NamedTuple):
 
 
 def latent_system(config: ConfigDict, example: PyTree, axis_name: str | None, objective: ObjectiveOf, *,
-                  model: LatentModel | None = None, adversary: Adversary | None = None, **replaced) -> System:
+                  model: LatentModel | None = None, adversary: Adversary | None = None) -> System:
     """The system that minimises `objective` over the parameters of the model, against an adversary if it has one.
 
     Metrics of every such system: `reconstruction` -log p(x | z) and `kl` in nats per example, and `mse` per
@@ -157,7 +163,6 @@ def latent_system(config: ConfigDict, example: PyTree, axis_name: str | None, ob
       objective: see `ObjectiveOf`.
       model: where it is not that of the config.
       adversary: the second player.
-      **replaced: fields of `System` in place of the usual.
     """
     model = model or latent_model(config, example, axis_name)
     factorised = config.model.decoder == "factorised"
@@ -169,8 +174,6 @@ def latent_system(config: ConfigDict, example: PyTree, axis_name: str | None, ob
         return params, jnp.zeros((), jnp.int32)  # extra counts the updates, for objectives with a schedule
 
     def loss(params, step, batch, key, train: bool) -> Objective:
-        if adversary is not None and train:
-            params = params | {"adversary": jax.lax.stop_gradient(params["adversary"])}
         terms = pass_through(model, params, batch["x"], key, step, train, axis_name)
         value, metrics = objective(terms)
         usual: dict[str, Any] = {"reconstruction": -terms.log_px}
@@ -181,12 +184,10 @@ def latent_system(config: ConfigDict, example: PyTree, axis_name: str | None, ob
         return Objective(value, usual | metrics, step)
 
     def adversarial_loss(params, step, batch, key, train: bool) -> Objective:
-        fixed = jax.lax.stop_gradient({name: value for name, value in params.items() if name != "adversary"})
-        terms = pass_through(model, params | fixed, batch["x"], key, step, train, axis_name)
-        value, metrics = adversary.loss(terms)
+        value, metrics = adversary.loss(pass_through(model, params, batch["x"], key, step, train, axis_name))
         return Objective(value, metrics, step)
 
-    # One player owns everything; beside an adversary it owns the model's entries.
+    # Each player's gradient is by what it owns alone. One player owns everything; beside an adversary the model's.
     names = tuple(jax.eval_shape(model.init, jax.random.key(0), example["x"]))
     team = [Player("", loss, optim.optimizer(config.optim, config.steps), () if adversary is None else names)]
     if adversary is not None:
@@ -194,7 +195,7 @@ def latent_system(config: ConfigDict, example: PyTree, axis_name: str | None, ob
         team.append(Player("adversary", adversarial_loss, optim.optimizer(schedule, config.steps), ("adversary",)))
     return players(init, team, average=config.optim.average, accumulate=config.optim.accumulate,
                    axis_name=axis_name, after=lambda params, step, key: (params, step + 1),
-                   **(functions(model, factorised) | replaced))
+                   **functions(model, factorised))
 
 
 def functions(model: LatentModel, factorised: bool = True) -> dict[str, Any]:

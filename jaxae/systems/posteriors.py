@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxae import collectives
-from jaxae.distributions import normal_kl, normal_log_prob
-from jaxae.losses import cholesky_from_correlations
+from jaxae.distributions import normal_kl, normal_log_prob, normal_sample
+from jaxae.losses import cholesky_from_correlations, cholesky_kl
 
 KINDS = ("diagonal", "full", "point")
 
@@ -28,7 +28,7 @@ class Posterior(NamedTuple):
     log_prob: Callable[[PyTree, Array], Array] | None  # (out, z) -> [n]; None for a point
     kl: Callable[[PyTree], Array] | None = None  # out -> [n]: closed form of KL(q || N(0, I)) where there is one
     kl_each: Callable[[PyTree], Array] | None = None  # out -> [n d]: the same by dimension, for independent ones
-    std: Callable[[PyTree], Array] | None = None  # out -> [n d]: standard deviations of each dimension
+    log_std: Callable[[PyTree], Array] | None = None  # out -> [n d]: of each dimension
     factor: Callable[[PyTree], Array] | None = None  # out -> [n d d]: the Cholesky factor of a full covariance
 
 
@@ -56,16 +56,13 @@ def diagonal(d: int) -> Posterior:
     def parts(out):
         return jnp.split(out, 2, axis=-1)
 
-    def sample(out, key, axis_name=None):
-        mean, log_std = parts(out)
-        return mean + jnp.exp(log_std) * collectives.draw(jax.random.normal, key, mean.shape, axis_name)
-
     def kl_each(out):
         return normal_kl(*parts(out))
 
-    return Posterior(d, 2 * d, sample, lambda out: parts(out)[0],
+    return Posterior(d, 2 * d, lambda out, key, axis_name=None: normal_sample(key, *parts(out), axis_name=axis_name),
+                     lambda out: parts(out)[0],
                      lambda out, z: normal_log_prob(z, *parts(out)).sum(-1),
-                     lambda out: kl_each(out).sum(-1), kl_each, lambda out: jnp.exp(parts(out)[1]))
+                     lambda out: kl_each(out).sum(-1), kl_each, lambda out: parts(out)[1])
 
 
 def full(d: int) -> Posterior:
@@ -105,9 +102,6 @@ def _cholesky(d: int, factor: Callable[[Array], Array]) -> Posterior:
         whitened = jax.scipy.linalg.solve_triangular(lower, (z - mean)[..., None], lower=True)[..., 0]
         return -0.5 * (whitened**2).sum(-1) - log_diagonal.sum(-1) - 0.5 * d * math.log(2.0 * math.pi)
 
-    def kl(out):
-        mean, log_diagonal, lower = parts(out)
-        return 0.5 * ((lower**2).sum((-2, -1)) + (mean**2).sum(-1) - d) - log_diagonal.sum(-1)
-
-    return Posterior(d, 2 * d + d * (d - 1) // 2, sample, lambda out: out[..., :d], log_prob, kl, None,
-                     lambda out: jnp.sqrt((factor(out) ** 2).sum(-1)), factor)
+    return Posterior(d, 2 * d + d * (d - 1) // 2, sample, lambda out: out[..., :d], log_prob,
+                     lambda out: cholesky_kl(out[..., :d], factor(out)), None,
+                     lambda out: 0.5 * jnp.log((factor(out) ** 2).sum(-1)), factor)

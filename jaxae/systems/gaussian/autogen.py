@@ -24,6 +24,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     reported beside it.
     """
     model = config.model
+    latent_model.check_density(model)
 
     def objective(terms):
         return -autogen_bound(terms.log_px, terms.kl, model.m), {"elbo": elbo(terms.log_px, terms.kl)}

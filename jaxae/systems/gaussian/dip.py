@@ -1,6 +1,5 @@
 """DIP-VAE: a disentangled inferred prior."""
 
-import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -33,7 +32,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
 
     def objective(terms):
         family = terms.model.posterior
-        log_std = jnp.log(family.std(terms.out)) if model.version == 2 else None
+        log_std = family.log_std(terms.out) if model.version == 2 else None
         penalty = dip_penalty(family.mean(terms.out), log_std, model.off_diagonal, model.diagonal, axis_name)
         bound = elbo(terms.log_px, terms.kl)
         return -bound + penalty, {"elbo": bound, "penalty": penalty}

@@ -33,6 +33,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     if model.augment not in ("none", "mean", "posterior", "prior") or not 0.0 <= model.share <= 1.0:
         raise ValueError(f"model.augment={model.augment!r} must be none, mean, posterior or prior, and model.share="
                          f"{model.share} lie in [0, 1]")
+    latent_model.check_density(model)
 
     def of(terms, x, key, beta):
         again = latent_model.pass_through(terms.model, terms.params, x, key, terms.step, terms.train, axis_name)
@@ -64,6 +65,3 @@ def iterated(system: System, now: Variables, x: Array, steps: int) -> Array:
 
     last, before = jax.lax.scan(again, x, None, length=steps)
     return jnp.concatenate([before, last[None]])
-
-
-__all__ = ["build", "defaults", "iterated"]

@@ -34,6 +34,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     model = config.model
     if model.embedding not in ("learned", "zeros"):
         raise ValueError(f"model.embedding={model.embedding!r} must be 'learned' or 'zeros'")
+    latent_model.check_density(model)
 
     def decoder(channels: int):
         return InverseLipschitzDecoder((*example["x"].shape[1:-1], channels), tuple(model.convex),

@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jaxae import collectives
-from jaxae.distributions import categorical_kl, normal_kl, normal_log_prob
+from jaxae.distributions import categorical_kl, normal_kl, normal_log_prob, normal_sample
 from jaxae.losses import joint_capacity_loss, linear_capacity
 from jaxae.priors import Prior
 from jaxae.systems import latent_model
@@ -69,7 +69,7 @@ def joint_posterior(d: int, sizes: tuple[int, ...], temperature: float) -> Poste
     def sample(out, key, axis_name=None):
         mean, log_std, *logits = _split(out, d, sizes)
         keys = jax.random.split(key, 1 + len(sizes))
-        z = mean + jnp.exp(log_std) * collectives.draw(jax.random.normal, keys[0], mean.shape, axis_name)
+        z = normal_sample(keys[0], mean, log_std, axis_name=axis_name)
         relaxed = [jax.nn.softmax((row + collectives.draw(jax.random.gumbel, k, row.shape, axis_name)) / temperature)
                    for k, row in zip(keys[1:], logits, strict=True)]
         return jnp.concatenate([z, *relaxed], -1)

@@ -62,7 +62,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
 
     def objective(terms):
         family = terms.model.posterior
-        mean, log_std = family.mean(terms.out), jnp.log(family.std(terms.out))
+        mean, log_std = family.mean(terms.out), family.log_std(terms.out)
         x_hat = terms.x_hat(terms.z)
         error = jnp.mean(jnp.abs(terms.x - x_hat), axis=tuple(range(1, terms.x.ndim)))
         aggregate = population_kl(mean, log_std if model.include_within else None, model.full_covariance,

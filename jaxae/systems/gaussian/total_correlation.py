@@ -53,7 +53,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
 
     def by_batch(terms):
         family = terms.model.posterior
-        parts = decompose_kl(terms.z, family.mean(terms.out), jnp.log(family.std(terms.out)), model.examples,
+        parts = decompose_kl(terms.z, family.mean(terms.out), family.log_std(terms.out), model.examples,
                              model.estimator, terms.model.log_prior(terms.params, terms.z), axis_name)
         metrics = {"elbo": elbo(terms.log_px, terms.kl), "total_correlation": parts.total_correlation,
                    "mutual_information": parts.mutual_information}

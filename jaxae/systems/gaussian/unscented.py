@@ -54,7 +54,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return losses.select_sigma(terms.key, every, std, model.points, model.selection, axis_name)
 
     def objective(terms):
-        n, mean, std = terms.z.shape[0], family.mean(terms.out), family.std(terms.out)
+        n, mean, std = terms.z.shape[0], family.mean(terms.out), jnp.exp(family.log_std(terms.out))
         scale = std if model.posterior == "diagonal" else family.factor(terms.out)
         points = points_of(terms, scale, std)
         decoded = terms.x_hat(points.reshape(-1, size)).reshape(n, model.points, *terms.x.shape[1:])

@@ -31,8 +31,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     if model.likelihood == "mse":
         raise ValueError("a VAE needs a likelihood: use model.likelihood='gaussian', with model.scale as its "
                          "standard deviation")
-    if model.posterior == "point":
-        raise ValueError("a VAE needs a posterior with a density: model.posterior='diagonal' or 'full'")
+    latent_model.check_density(model)
     dims = math.prod(example["x"].shape[1:])
 
     def objective(terms):
