@@ -6,7 +6,7 @@ Code maps get an autoregressive prior (gated PixelCNN, van den Oord et al. 2016,
 Gaussian mixture by EM. The figure `samples` shows decoded samples.
 
 Variants: `conditional` (one class for each column of the samples), `mixture` (EM needs no steps), `flow` (RealNVP for
-vectors).
+vectors), `autoregressive` (a masked network for vectors; arXiv 1502.03509).
 """
 
 from jaxae.systems.latent import prior
@@ -34,7 +34,12 @@ def get_config(arg: str = ""):
         c.model.update(dict(prior="flow", hidden=64, layers=6))
         c.steps = 1500
 
+    def autoregressive(c):
+        c.model.update(dict(prior="autoregressive", hidden=128, dropout=0.0))
+        c.steps = 1500
+
     def tiny(c):
         c.model.update(dict(hidden=16, layers=2, components=2))
 
-    return apply_variants(config, arg, dict(conditional=conditional, mixture=mixture, flow=flow, tiny=tiny))
+    return apply_variants(config, arg, dict(conditional=conditional, mixture=mixture, flow=flow,
+                                            autoregressive=autoregressive, tiny=tiny))

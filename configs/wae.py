@@ -6,7 +6,10 @@ Trains on the 4,000 embedded digits with the MMD of the inverse multiquadric ker
 
 Variants: `gan` (a discriminator on codes, the adversarial autoencoder), `sliced` (Kolouri et al. 2018,
 arXiv 1804.01947, with a ring as prior in the plane), `max_sliced`, `generalized_sliced`, `sinkhorn`, `energy`, `rbf`,
-`plain` (no divergence), `conv` (convolutional networks), `paper` (MNIST at the paper's scale).
+`plain` (no divergence), `random` (a Gaussian encoder), `pretrain` (the encoder alone at first), `conv` (convolutional
+networks).
+
+At the scale of the papers: `paper` (MNIST), `paper_celeba` (also with `gan` before it), `paper_sliced` (MNIST).
 """
 
 from jaxae.systems.transport import wae
@@ -39,12 +42,46 @@ def get_config(arg: str = ""):
         c.model.update(dict(likelihood="mse", network="conv", channels=(32, 64), blocks=1, hidden=32))
         c.update(dict(steps=1500))
 
+    def random(c):
+        c.model.posterior = "diagonal"
+
+    def pretrain(c):
+        c.model.pretrain_steps = 200
+
+    def manual(c, epoch):
+        """The published schedule: half after 30 epochs, a fifth of that after 50, a tenth of that after 100."""
+        c.optim.update(dict(schedule="piecewise", drops=((30 * epoch, 0.5), (50 * epoch, 0.2), (100 * epoch, 0.1))))
+
     def paper(c):
         # 28x28 digits, k=8, lambda=10, batch 100, 100 epochs of 60,000; 128-256-512-1024 without batch normalisation.
         c.data.update(dict(source="tfds:mnist"))
-        c.model.update(dict(network="mnist_conv", norm=True))
+        c.model.update(dict(network="mnist_conv", norm=True, pretrain_steps=200))
         c.update(dict(steps=60_000, eval_every=6000, figures_every=6000, checkpoint_every=6000))
         c.optim.update(dict(learning_rate=1e-3, b1=0.5))
+        manual(c, 600)
+
+    def paper_celeba(c):
+        # 64x64 faces, k=64, batch 100, 55 epochs of 162,770; filters of 4x4 (5x5 in the paper), no normalisation.
+        # Costs are those of images in [-1, 1], whose squares are four times those of [0, 1].
+        adversarial = c.model.divergence == "gan"
+        c.data.update(dict(source="tfds:celeb_a", size=64))
+        c.model.update(dict(latent=64, weight=1.0 if adversarial else 100.0, cost_scale=0.2, likelihood="mse",
+                            network="conv", channels=(128, 256, 512, 1024), blocks=0, critic_rate=1e-3,
+                            pretrain_steps=200))
+        c.update(dict(steps=89_500, eval_every=8950, figures_every=8950, checkpoint_every=8950))
+        c.optim.update(dict(learning_rate=3e-4 if adversarial else 1e-3, b1=0.5))
+        manual(c, 1628)
+
+    def paper_sliced(c):
+        # Digits at 32x32, so that three halvings fit; 50 projections, batch 500, 30 epochs of 60,000 by RMSprop,
+        # lambda times 1.1 in every epoch after the tenth. One 4x4 convolution for a halving, where the paper has two
+        # of 3x3 and a pooling.
+        sliced(c)
+        c.data.update(dict(source="tfds:mnist", size=32))
+        c.model.update(dict(network="conv", channels=(16, 32, 64), blocks=0, growth=1.1, growth_every=120,
+                            growth_start=1200))
+        c.update(dict(steps=3600, batch_size=500))
+        c.optim.update(dict(name="rmsprop", learning_rate=1e-3, b2=0.9, eps=1e-7))
 
     def tiny(c):
         c.model.update(dict(features=(32,), channels=(8,) * len(c.model.channels), critic=(16,), projections=8))
@@ -53,4 +90,5 @@ def get_config(arg: str = ""):
     variants = {name: divergence(name) for name in ("max_sliced", "generalized_sliced", "energy")}
     return apply_variants(config, arg, variants | dict(
         gan=divergence("gan", weight=1.0), sinkhorn=divergence("sinkhorn", weight=0.5), plain=divergence("none"),
-        sliced=sliced, rbf=rbf, conv=conv, paper=paper, tiny=tiny))
+        sliced=sliced, rbf=rbf, random=random, pretrain=pretrain, conv=conv, paper=paper, paper_celeba=paper_celeba,
+        paper_sliced=paper_sliced, tiny=tiny))

@@ -41,7 +41,8 @@ def report() -> None:
         arrays = run.program.figures(run.state, examples)
         arrays = run.decode(arrays) if run.decode else arrays
         paths, _ = write_figures(workdir / "figures", run.step,
-                                 {f"evaluation_{name}": array for name, array in arrays.items()})
+                                 {f"evaluation_{name}": array for name, array in arrays.items()},
+                                 run.dataset.train.info.get("vocabulary", ()))
         say("figures: " + ", ".join(str(path) for path in paths))
 
 

@@ -1,18 +1,19 @@
 """Optax optimizers and schedules from a config.
 
 Keys of `config.optim`: `name` (adam, adamw, sgd, rmsprop, lion, adafactor), `learning_rate`, `schedule`
-(constant, cosine, linear), `warmup_steps`, `decay_steps` (0: the whole run), `final_scale` (the share of the
-learning rate that is left at the end), `b1`, `b2`, `eps`, `weight_decay`, `clip` (global gradient norm, 0 is off).
+(constant, cosine, linear, piecewise), `warmup_steps`, `decay_steps` (0: the whole run), `final_scale` (the share of the
+learning rate that is left at the end), `drops` (for 'piecewise': pairs of a step and what the rate is multiplied by
+from there on), `b1`, `b2`, `eps`, `weight_decay`, `clip` (global gradient norm, 0 is off).
 `accumulate` and `average` are read by the builders of systems.
 """
 
 import optax
 
-SCHEDULES = ("constant", "cosine", "linear")
+SCHEDULES = ("constant", "cosine", "linear", "piecewise")
 
 
 def schedule(config, steps: int) -> optax.Schedule:
-    """Learning rate as a function of the step: linear warm-up from 0, then constant, cosine or linear decay.
+    """Learning rate as a function of the step: linear warm-up from 0, then constant, decaying or in drops.
 
     Args:
       config: `config.optim` (see the module's docstring).
@@ -27,6 +28,8 @@ def schedule(config, steps: int) -> optax.Schedule:
     decay = int(config.decay_steps) or int(steps)
     if config.schedule == "constant":
         main = optax.constant_schedule(peak)
+    elif config.schedule == "piecewise":
+        main = optax.piecewise_constant_schedule(peak, {int(step) - warmup: factor for step, factor in config.drops})
     else:
         if warmup >= decay:
             raise ValueError(f"optim.warmup_steps={warmup} leaves no steps of the {decay} for the decay")
@@ -71,4 +74,5 @@ def optimizer(config, steps: int) -> optax.GradientTransformation:
 def defaults() -> dict:
     """The keys of `config.optim` with their defaults."""
     return dict(name="adam", learning_rate=1e-3, schedule="constant", warmup_steps=0, decay_steps=0,
-                final_scale=0.0, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip=0.0, accumulate=1, average=0.0)
+                final_scale=0.0, drops=(), b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip=0.0, accumulate=1,
+                average=0.0)

@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal
 from jaxae import priors
 from jaxae.systems.posteriors import correlated, full, posterior
 
-OUT = {"diagonal": 4, "full": 5, "correlated": 5}
+OUT = {"diagonal": 4, "full": 5, "correlated": 5}  # and by own tests: mixture, planar, iaf
 
 
 @pytest.mark.parametrize("kind", list(OUT))
@@ -34,6 +34,43 @@ def test_gaussian_posteriors_know_their_density_draws_and_divergence(kind):
     # KL to N(0, I) as the mean log ratio.
     ratio = truth.logpdf(draws) - multivariate_normal(np.zeros(2), np.eye(2)).logpdf(draws)
     np.testing.assert_allclose(family.kl(out)[0], ratio.mean(), atol=5 * ratio.std() / np.sqrt(len(ratio)))
+
+
+def test_a_mixture_posterior_has_the_moments_and_the_density_of_its_draws():
+    family = posterior("mixture", 2, components=3)
+    out = jax.random.normal(jax.random.key(3), (1, family.outputs))
+    draws = np.asarray(jax.jit(family.sample)(jnp.repeat(out, 50_000, 0), jax.random.key(1)))
+    np.testing.assert_allclose(draws.mean(0), family.mean(out)[0], atol=0.03)
+    np.testing.assert_allclose(draws.std(0), np.exp(family.log_std(out)[0]), rtol=0.03)
+    assert_density_of_draws(draws, jax.jit(family.log_prob)(out, draws))
+
+
+def assert_density_of_draws(draws, log_q):
+    """E_q[p(z) / q(z)] = 1 for any density p: here one that is narrower than the draws."""
+    p = multivariate_normal(draws.mean(0), 0.3 * np.cov(draws.T))
+    ratio = np.exp(p.logpdf(draws) - np.asarray(log_q, np.float64))
+    np.testing.assert_allclose(ratio.mean(), 1.0, atol=5 * ratio.std() / np.sqrt(len(ratio)))
+
+
+@pytest.mark.parametrize("kind", ["planar", "iaf"])
+def test_flow_posteriors_know_the_density_of_their_draws(kind):
+    family = posterior(kind, 2, layers=3, features=(8,))
+    params = jax.tree.map(lambda p: p + 0.5 * jax.random.normal(jax.random.key(9), p.shape),
+                          family.init(jax.random.key(0)))
+    out = 0.5 * jax.random.normal(jax.random.key(3), (1, family.outputs))
+
+    @jax.jit
+    def draw(params, out):
+        bound = family.bind(params)
+        return bound.draw(jnp.repeat(out, 50_000, 0), jax.random.key(1)), bound.mean(out)
+
+    (z, log_q), mean = draw(params, out)
+    assert_density_of_draws(np.asarray(z), log_q)
+    assert mean.shape == (1, 2) and family.has_density
+    moved = np.asarray(z) - np.asarray(out[:, :2])
+    assert abs(np.corrcoef(moved.T)[0, 1]) > 0.02  # no longer independent dimensions
+    with pytest.raises(ValueError, match="bind"):
+        family.mean(out)
 
 
 PLANE = {"normal": priors.standard_normal(2), "uniform": priors.uniform(2), "ring": priors.ring(0.5),

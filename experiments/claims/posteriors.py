@@ -13,17 +13,30 @@ from jaxae.train.setup import example_of
 
 @claim(
     paper="P076",
-    budget=180,
+    budget=300,
     threshold={"mse_ratio": 1.0},
     sentence="the unscented autoencoder reconstructs test digits better than a VAE of the same networks; the Frechet "
     "distance of mixture samples is no higher",
 )
 def unscented_beats_vae(threshold):
-    """28x28 digits, 32 latents, the same steps, 2 seeds; both sampled from a mixture fitted to the codes."""
+    """28x28 digits, 32 latents, the same networks and steps, 2 seeds; all sampled from a mixture fitted to the means.
+
+    The paper's ladder: its VAE (squared error, one draw, KL), sigma points in place of the draw, the Wasserstein
+    distance in place of the KL, and the gradient penalty: the unscented autoencoder. It is held to the ladder's VAE and
+    to a VAE with Bernoulli likelihood.
+    """
     dataset, found, rows = digits(size=28), {}, {}
     features = metrics.digit_features()
     real = over(lambda b: features(b["x"]), dataset.test, dataset)
-    for name, module, keys in (("vae", vae, {}), ("uae", unscented, dict(points=4))):
+    drawn = dict(points=1, sampling="random", regularizer="kl", gradient_penalty=0.0)
+    ladder = {
+        "bernoulli": (vae, {}),
+        "vae": (unscented, drawn),
+        "ut": (unscented, dict(points=2, regularizer="kl", gradient_penalty=0.0)),
+        "wasserstein": (unscented, dict(points=2, gradient_penalty=0.0)),
+        "uae": (unscented, dict(points=2)),
+    }
+    for name, (module, keys) in ladder.items():
         run = trained(config_of(module, 3000, seeds=2, features=(512,), latent=32, **keys), dataset)
         mixture, distances = priors.gaussian_mixture(10), []
         for member in run.members:
@@ -35,7 +48,10 @@ def unscented_beats_vae(threshold):
             distances.append(float(metrics.frechet_distance(np.asarray(images), real)))
         rows[name] = run.test["mse"].mean(), np.mean(distances)
         found |= {f"{name}_mse": mean_sd(run.test["mse"]), f"{name}_frechet": mean_sd(distances)}
-    holds = rows["uae"][0] < threshold["mse_ratio"] * rows["vae"][0] and rows["uae"][1] <= rows["vae"][1]
+    holds = all(
+        rows["uae"][0] < threshold["mse_ratio"] * rows[name][0] and rows["uae"][1] <= rows[name][1]
+        for name in ("bernoulli", "vae")
+    )
     return Outcome(bool(holds), found, (0, 1))
 
 
@@ -108,18 +124,24 @@ def inverse_lipschitz_controls_the_kl(threshold):
     "moments are those of N(0, I)",
 )
 def variance_term_prevents_collapse(threshold):
-    """14x14 digits without discriminator, 16 latents, weight 0 and 0.1 of the term."""
-    dataset, found = digits(), {}
-    for weight in (0.0, 0.1):
-        config = config_of(population, 4000, features=(256,), latent=16, individual=weight, batch_size=200)
-        config.optim.schedule = "cosine"
-        run = trained(config, dataset)
+    """14x14 digits without discriminator, 16 latents, both weights side by side; moments of the training data.
+
+    The batch's moments want a large batch: 500. In the balance of both terms over the codes' scale, their variance is
+    1 + 2 weight (1 - s^2) with s^2 the posteriors' mean variance, whatever the network: within 0.15 of one only for
+    s^2 > 0.25, so that the reconstruction must not weigh too much: 60 here. At 500, s^2 is 0.04 and the variance 1.23.
+    """
+    dataset, found, weights = digits(), {}, (0.0, 0.1)
+    sweep = (("model.individual", weights),)
+    config = config_of(population, 3000, features=(256,), latent=16, reconstruction=60.0, batch_size=500, sweep=sweep)
+    config.optim.schedule = "cosine"
+    run = trained(config, dataset)
+    for weight, member, log_std in zip(weights, run.members, run.test["log_std"], strict=True):
         # The report holds log standard deviations; the claim is on log variances.
-        found[f"log_variance_{weight}"] = 2.0 * float(run.test["log_std"][0])
+        found[f"log_variance_{weight}"] = 2.0 * float(log_std)
         z = over(
-            lambda b, m=run.members[0], s=run.system: s.encode(m, b["x"], jax.random.key(0)), dataset.train, dataset
+            lambda b, m=member, s=run.system: s.encode(m, b["x"], jax.random.key(0)), dataset.train, dataset
         )
-        mean = over(lambda b, m=run.members[0], s=run.system: s.encode(m, b["x"]), dataset.train, dataset)
+        mean = over(lambda b, m=member, s=run.system: s.encode(m, b["x"]), dataset.train, dataset)
         found |= {
             f"largest_mean_{weight}": float(np.abs(z.mean(0)).max()),
             f"worst_variance_{weight}": float(np.abs(mean.var(0) - 1).max()),
@@ -134,17 +156,23 @@ def variance_term_prevents_collapse(threshold):
 
 @claim(
     paper="P085",
-    budget=120,
+    budget=240,
     threshold={"steps": 3},
     sentence="the loss of repeated mean reconstructions falls with every one of three, for MLP and convolutional VAEs, "
     "and a classifier's confidence rises from the first to the third",
 )
 def repeated_reconstruction_is_more_typical(threshold):
-    """28x28 digits; the loss of x_t = T^t(x), the features' classifier for confidence."""
+    """28x28 test digits, 10 latents; the loss of x_t = T^t(x), the features' classifier for confidence.
+
+    Grey reconstructions cost their own entropy, which a calibrated decoder's loss of real digits equals: their loss is
+    below that of digits where the VAE is more certain than right, as on test digits after a long training on 4,000. The
+    accuracy against the original label and the share of predictions that changed are reported.
+    """
     dataset, found, holds = digits(size=28), {}, True
     logits = metrics.digit_logits()
-    for name, keys in (("mlp", dict(features=(500, 500))), ("conv", dict(network="conv", channels=(16, 32), blocks=0))):
-        run = trained(config_of(generated, 1500, latent=10, augment="none", **keys), dataset)
+    conv = dict(network="dcgan", channels=(32, 64), features=(256,))
+    for name, steps, keys in (("mlp", 6000, dict(features=(500, 500))), ("conv", 4000, conv)):
+        run = trained(config_of(generated, steps, latent=10, augment="none", **keys), dataset)
         system, member = run.system, run.members[0]
 
         def curve(batch, system=system, member=member):
@@ -154,11 +182,15 @@ def repeated_reconstruction_is_more_typical(threshold):
                 log_w = system.log_weights(member, jax.random.key(0), x, 10)
                 return -log_w.mean(0)
 
-            confidence = jax.vmap(lambda x: jax.nn.softmax(logits(x)).max(-1))(xs)
-            return jnp.stack([jax.vmap(loss)(xs), confidence], -1).swapaxes(0, 1)  # [n 4 2]
+            scores = jax.vmap(logits)(xs)  # [4 n classes]
+            guess = scores.argmax(-1)
+            parts = (jax.vmap(loss)(xs), jax.nn.softmax(scores).max(-1), guess == batch["label"], guess != guess[0])
+            return jnp.stack(parts, -1).swapaxes(0, 1)  # [n 4 4]
 
-        losses_of, confidence = over(curve, dataset.test, dataset).mean(0).T
+        losses_of, confidence, accuracy, changed = over(curve, dataset.test, dataset).mean(0).T
         found |= {f"{name}_loss_{t}": float(v) for t, v in enumerate(losses_of)}
         found |= {f"{name}_confidence_{t}": float(v) for t, v in enumerate(confidence)}
+        found |= {f"{name}_accuracy_{t}": float(v) for t, v in enumerate(accuracy)}
+        found[f"{name}_changed_3"] = float(changed[3])
         holds &= bool(np.all(np.diff(losses_of) < 0) and confidence[3] > confidence[1])
     return Outcome(holds, found)

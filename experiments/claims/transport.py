@@ -8,16 +8,16 @@ from scipy.optimize import linear_sum_assignment
 from claims import Outcome, claim
 from claims.training import config_of, over, trained
 from jaxae import data, losses, metrics, priors
-from jaxae.nn import MLP
 from jaxae.systems.gaussian import info, vae
 from jaxae.systems.transport import coupled, wae
 
 
-def _points(x, test_fraction: float = 0.2):
+def points(x, test_fraction: float = 0.2) -> "data.Dataset":
+    """A data set of vectors."""
     return data.from_arrays(np.asarray(x, np.float32), test_fraction=test_fraction)
 
 
-def _exact(x, y, order: int = 2) -> float:
+def exact_wasserstein(x, y, order: int = 2) -> float:
     """W_1 or W_2 of two equal samples, by assignment."""
     cost = np.linalg.norm(np.asarray(x)[:, None] - np.asarray(y)[None], axis=-1) ** order
     return float(cost[linear_sum_assignment(cost)].mean() ** (1.0 / order))
@@ -71,7 +71,7 @@ def wae_gan_matches_the_prior(threshold):
     rng = np.random.default_rng(0)
     t = 1.5 * np.pi * (1 + 2 * rng.uniform(size=10_000))
     roll = np.stack([t * np.cos(t), t * np.sin(t)], 1) / 8.0 + 0.02 * rng.normal(size=(10_000, 2))
-    dataset = _points(roll)
+    dataset = points(roll)
     config = config_of(
         wae,
         6000,
@@ -143,18 +143,24 @@ def sliced_wasserstein_shapes_the_codes(threshold):
     "nearer to the data (W_2) than those of a VAE, a WAE-MMD and an InfoVAE",
 )
 def coupling_leaves_no_prior_holes(threshold):
-    """The plane, 2 latents, the same decoder; W_2 by exact assignment of 1,000 samples."""
+    """The plane, 2 latents, the same decoder; W_2 by exact assignment of 1,000 samples.
+
+    The verdict is on the plan solved by Sinkhorn; the other forms of the coupled VAE are measured beside it.
+    """
     dataset = data.load(dict(source="gaussians", num_train=4000, num_test=1000))
     truth = np.asarray(dataset.test.arrays()["x"])
     common = dict(latent=2, features=(128, 128), likelihood="gaussian", scale=0.2)
     found, scores = {}, {}
-    for name, module, keys in (
-        ("vae", vae, {}),
-        ("wae", wae, dict(likelihood="mse", cost_scale=1.0)),
-        ("info", info, dict(lam=1000.0)),
-        ("coupled", coupled, {}),
+    for name, module, keys, every in (
+        ("vae", vae, {}, 0),
+        ("wae", wae, dict(likelihood="mse", cost_scale=1.0), 0),
+        ("info", info, dict(lam=1000.0), 0),
+        ("coupled", coupled, {}, 50),
+        ("semidual", coupled, dict(form="semidual"), 200),
+        ("dual", coupled, dict(form="dual"), 200),
+        ("amortised", coupled, dict(form="amortised", rho=100.0), 0),
     ):
-        run = trained(config_of(module, 4000, batch_size=200, **(common | keys)), dataset, prepare_every=50)
+        run = trained(config_of(module, 4000, batch_size=200, **(common | keys)), dataset, prepare_every=every)
         member, system = run.members[0], run.system
         key = None if name == "wae" else jax.random.key(3)
         z = jnp.asarray(_codes(run, member, dataset.test, dataset, key))
@@ -162,121 +168,9 @@ def coupling_leaves_no_prior_holes(threshold):
         samples = np.asarray(jax.jit(lambda key, m=member, s=system: s.sample(m, key, 1000))(jax.random.key(5)))
         scores[name] = (
             float(jnp.sqrt(losses.sliced_wasserstein(z, prior, jax.random.key(6), 200))),
-            _exact(samples, truth),
+            exact_wasserstein(samples, truth),
         )
         found |= {f"{name}_latent_sw2": scores[name][0], f"{name}_sample_w2": scores[name][1]}
     others = [scores[n] for n in ("vae", "wae", "info")]
     holds = scores["coupled"][0] < min(s[0] for s in others) and scores["coupled"][1] <= min(s[1] for s in others)
     return Outcome(holds, found)
-
-
-def _manifold(n: int, intrinsic: int, ambient: int, seed: int):
-    """Points of a smooth random map of the cube, [n ambient], and their coordinates."""
-    net, coordinates = (
-        MLP((64, ambient), activation=jnp.tanh),
-        jax.random.uniform(jax.random.key(seed), (n, intrinsic), minval=-1.0),
-    )
-    params = net.init(jax.random.key(99), coordinates)
-    return np.asarray(jax.jit(net.apply)(params, 4.0 * coordinates)), np.asarray(coordinates)
-
-
-@claim(
-    paper="P037",
-    budget=30,
-    threshold={"relative": 0.15},
-    sentence="intrinsic dimension estimators find 2 and 6 in 64 dimensions, where a linear count finds more",
-)
-def intrinsic_dimension_is_found(threshold):
-    """4,000 points of a random smooth map; the linear count is that of 95% of the variance."""
-    found, holds = {}, True
-    for d in (2, 6):
-        x, _ = _manifold(4000, d, 64, d)
-        mle = float(metrics.intrinsic_dimension_mle(x))
-        variance = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2
-        linear = int(np.searchsorted(np.cumsum(variance) / variance.sum(), 0.95) + 1)
-        found |= {f"mle_{d}": mle, f"two_nn_{d}": float(metrics.intrinsic_dimension_two_nn(x)), f"linear_{d}": linear}
-        holds &= abs(mle / d - 1) < threshold["relative"] and linear > d
-    return Outcome(bool(holds), found)
-
-
-@claim(
-    paper="P057",
-    budget=60,
-    threshold={"slope": 0.05},
-    sentence="with the true encoder the root MMD of the codes to the prior falls as n^(-1/2)",
-)
-def latent_law_is_learned_at_the_root_rate(threshold):
-    """Biased root MMD of n planted codes against 10,000 draws, n = 100 to 3,200, 10 repeats."""
-    kernel, reference = losses.rbf(1.0), jax.random.normal(jax.random.key(0), (10_000, 2))
-    sizes, roots = np.array([100, 200, 400, 800, 1600, 3200]), []
-    # k(y, y') over the reference is the same in every row: computed once.
-    within = float(kernel(reference, reference).mean())
-    for n in sizes:
-
-        def squared(key, n=n):
-            z = jax.random.normal(key, (n, 2))
-            return kernel(z, z).mean() - 2.0 * kernel(z, reference).mean() + within
-
-        values = jax.lax.map(jax.jit(squared), jax.random.split(jax.random.key(n), 10))
-        roots.append(float(jnp.sqrt(values.mean())))
-    slope = float(np.polyfit(np.log(sizes), np.log(roots), 1)[0])
-    return Outcome(abs(slope + 0.5) <= threshold["slope"], {"slope": slope, "root_mmd": roots}, tuple(range(10)))
-
-
-@claim(
-    paper="P057",
-    budget=30,
-    threshold={"slack": 0.0},
-    sentence="contamination of a share eps moves the root MMD of a fixed encoder's codes by at most 2 eps sqrt(sup k)",
-)
-def contamination_moves_the_latent_law_linearly(threshold):
-    """A fixed encoder, a far point mass as contamination, eps = 0, .05, .1, .2."""
-    kernel, prior = losses.rbf(1.0), jax.random.normal(jax.random.key(0), (4000, 2))
-    codes = np.asarray(jax.random.normal(jax.random.key(1), (4000, 2))) * 1.1 + 0.1
-
-    def root(z):
-        return float(jnp.sqrt(losses.mmd(jnp.asarray(z), prior, kernel, unbiased=False)))
-
-    clean, found, holds = root(codes), {}, True
-    for eps in (0.05, 0.1, 0.2):
-        z = codes.copy()
-        z[: int(eps * len(z))] = 20.0
-        found[f"shift_{eps}"] = abs(root(z) - clean)
-        holds &= found[f"shift_{eps}"] <= 2 * eps + threshold["slack"]
-    return Outcome(bool(holds), found | {"clean": clean})
-
-
-@claim(
-    paper="P057",
-    budget=200,
-    threshold={},
-    sentence="W_1 between generated and true law is at most Lip(D) W_1(E#P, P_Z) + E|x - D(E(x))|, for every n",
-)
-def generation_bound_holds(threshold):
-    """WAE-MMD on planted data, 10 dimensions of 2; Lip(D) by the product of spectral norms; 1,000 samples."""
-    x, _ = _manifold(5000, 2, 10, 0)
-    fresh, _ = _manifold(2000, 2, 10, 1)
-    found, holds = {}, True
-    floor = _exact(fresh[:1000], fresh[1000:], 1)
-    for n in (250, 1000, 4000):
-        dataset = _points(x[: int(n / 0.8)])
-        run = trained(
-            config_of(wae, 2000, features=(64, 64), latent=2, likelihood="mse", prior="uniform", cost_scale=1.0),
-            dataset,
-        )
-        member, system = run.members[0], run.system
-        kernels = [layer["kernel"] for layer in member.params["decoder"]["mlp"].values()]
-        lipschitz = float(np.prod([np.linalg.norm(np.asarray(k), 2) for k in kernels]))
-        z = np.asarray(system.encode(member, jnp.asarray(fresh[:1000])))
-        prior = np.asarray(priors.uniform(2).sample((), jax.random.key(1), 1000))
-        generated = np.asarray(system.decode(member, jnp.asarray(prior)))
-        left = _exact(generated, fresh[1000:], 1) - floor
-        error = float(
-            np.linalg.norm(
-                fresh[:1000] - np.asarray(system.reconstruct(member, jnp.asarray(fresh[:1000]))), axis=1
-            ).mean()
-        )
-        right = lipschitz * _exact(z, prior, 1) + error
-        found |= {f"w1_{n}": left, f"bound_{n}": right, f"error_{n}": error}
-        holds &= left <= right
-    return Outcome(bool(holds), found | {"floor": floor})

@@ -14,6 +14,7 @@ from jaxae.data.digits import digits, sklearn_digits
 from jaxae.data.files import folder, npz, split_arrays
 from jaxae.data.gaussians import gaussians
 from jaxae.data.photographs import photographs
+from jaxae.data.sentences import sentences
 from jaxae.data.source import ArraySource, DataError, Source
 from jaxae.data.sprites import sprites
 from jaxae.data.tfds import tfds
@@ -37,7 +38,7 @@ DEFAULTS: dict[str, Any] = {
 }
 SOURCES: dict[str, Callable[..., tuple[Source, Source]]] = {
     "digits": digits, "sklearn_digits": sklearn_digits, "photographs": photographs, "gaussians": gaussians,
-    "sprites": sprites,
+    "sprites": sprites, "sentences": sentences,
 }
 _SCHEMES: dict[str, Callable[..., tuple[Source, Source]]] = {"tfds": tfds, "npz": npz, "folder": folder}
 _COMMON = ("source", "binarize", "augment", "num_train", "num_test", "seed", "resident_bytes")

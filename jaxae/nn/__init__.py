@@ -11,6 +11,7 @@ from jaxae.nn.classifier import ConvClassifier
 from jaxae.nn.conv import Conv, ConvTranspose
 from jaxae.nn.flows import IAF, MADE, CouplingFlow, Flow, PlanarFlow
 from jaxae.nn.icnn import ICNN, BrenierMap, InverseLipschitzDecoder, smallest_singular_value
+from jaxae.nn.lstm import LSTMDecoder, LSTMEncoder, beam_search, roll_out, sequence_mask, shifted
 from jaxae.nn.mlp import MLP
 from jaxae.nn.mnist_conv import MNISTConvDecoder, MNISTConvEncoder
 from jaxae.nn.pixelcnn import PixelCNN
@@ -23,10 +24,14 @@ from jaxae.nn.resnet import (
     ResidualStack,
     check_divisible,
 )
+from jaxae.nn.resnet_v2 import PreActivationBlock, PreActivationUpBlock, ResNetV2Decoder, ResNetV2Encoder
+from jaxae.nn.strided import StridedDecoder, StridedEncoder
 
 __all__ = [
     "BrenierMap", "Conv", "ConvClassifier", "ConvDecoder", "ConvEncoder", "ConvTranspose", "CouplingFlow", "Flow",
-    "IAF", "ICNN", "ImageDecoder", "ImageEncoder", "InverseLipschitzDecoder", "MADE", "MLP", "MNISTConvDecoder",
-    "MNISTConvEncoder", "PixelCNN", "PlanarFlow", "ResidualBlock", "ResidualStack", "SelfAttention", "TransformerBlock",
-    "check_divisible", "smallest_singular_value",
+    "IAF", "ICNN", "ImageDecoder", "ImageEncoder", "InverseLipschitzDecoder", "LSTMDecoder", "LSTMEncoder", "MADE",
+    "MLP", "MNISTConvDecoder", "MNISTConvEncoder", "PixelCNN", "PlanarFlow", "PreActivationBlock",
+    "PreActivationUpBlock", "ResNetV2Decoder", "ResNetV2Encoder", "ResidualBlock", "ResidualStack", "SelfAttention",
+    "StridedDecoder", "StridedEncoder", "TransformerBlock", "beam_search", "check_divisible", "roll_out",
+    "sequence_mask", "shifted", "smallest_singular_value",
 ]

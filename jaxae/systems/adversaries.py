@@ -8,17 +8,19 @@ from jaxae.nn import MLP
 from jaxae.systems.latent_model import Adversary, Terms
 
 
-def latent_discriminator(size: int, features: tuple[int, ...], learning_rate: float, weight: float = 1.0):
+def latent_discriminator(size: int, features: tuple[int, ...], learning_rate: float, weight: float = 1.0,
+                         adds_prior: bool = True):
     """A network T(z) that tells draws of the prior from codes.
 
-    It minimises weight * (BCE(T(z_p), 1) + BCE(T(z_q), 0)) / 2, with T(z) = net(z) + log p(z) clipped from below, so
-    that the net learns no more than minus log q(z).
+    It minimises weight * (BCE(T(z_p), 1) + BCE(T(z_q), 0)) / 2.
 
     Args:
       size: dimension of z.
       features: widths of the hidden layers.
       learning_rate: of its optimizer.
       weight: of its loss.
+      adds_prior: T(z) = net(z) + log p(z), clipped from below, so that the net learns no more than minus log q(z);
+        without, T(z) = net(z).
 
     Returns:
       (adversary, logits): the player, and `logits(terms, z) -> [n]` for the autoencoder's objective.
@@ -33,7 +35,7 @@ def latent_discriminator(size: int, features: tuple[int, ...], learning_rate: fl
 
     def logits(terms: Terms, z: Array) -> Array:
         learned = net.apply({"params": terms.params["adversary"]}, z)[:, 0]
-        return learned + jnp.maximum(terms.model.log_prior(terms.params, z), -100.0)
+        return learned + jnp.maximum(terms.model.log_prior(terms.params, z), -100.0) if adds_prior else learned
 
     def loss(terms: Terms):
         real, fake = logits(terms, terms.prior_draws()), logits(terms, terms.z)

@@ -1,11 +1,16 @@
 """Arrays that a person wants to look at, by the type of the data."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
 
 def comparison(x: Array, x_hat: Array, count: int = 32) -> dict[str, Array]:
-    """Inputs over reconstructions for images, both clouds for points in the plane, nothing for the rest."""
+    """Inputs over reconstructions for images and sentences, both clouds for points in the plane, nothing for the rest.
+    """
+    if _is_text(x):
+        return {"reconstructions": _paragraphs(jnp.stack([x[:count // 2], x_hat[:count // 2]], 1))}
     if x.ndim == 4:
         return {"reconstructions": jnp.clip(jnp.stack([x[:count], x_hat[:count]]), 0.0, 1.0)}
     if x.ndim == 2 and x.shape[1] == 2:
@@ -15,7 +20,29 @@ def comparison(x: Array, x_hat: Array, count: int = 32) -> dict[str, Array]:
 
 
 def samples(x_hat: Array) -> dict[str, Array]:
-    """A grid of images, or a cloud of points."""
+    """A grid of images, a list of sentences, or a cloud of points."""
+    if _is_text(x_hat):
+        return {"samples": x_hat}
     if x_hat.ndim == 4:
         return {"samples": jnp.clip(x_hat, 0.0, 1.0)}
     return {"samples": x_hat} if x_hat.ndim == 2 and x_hat.shape[1] == 2 else {}
+
+
+def interpolations(x: Array, z: Array, decode: Callable[[Array], Array], count: int = 6,
+                   steps: int = 7) -> dict[str, Array]:
+    """Sentences on the lines between the latents `z [n d]` of pairs of sentences; nothing for other data."""
+    count = min(count, z.shape[0] // 2)
+    if not _is_text(x) or not count:
+        return {}
+    weight = jnp.linspace(0.0, 1.0, steps)[:, None]
+    points = (1.0 - weight) * z[:count, None] + weight * z[count:2 * count, None]  # [count steps d]
+    return {"interpolations": _paragraphs(decode(points.reshape(-1, z.shape[1])).reshape(count, steps, -1))}
+
+
+def _is_text(x: Array) -> bool:
+    return x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
+
+
+def _paragraphs(sentences: Array) -> Array:
+    """Groups of sentences `[n k t]` with an empty line after each group: [n*(k+1) t]."""
+    return jnp.pad(sentences, ((0, 0), (0, 1), (0, 0))).reshape(-1, sentences.shape[-1])

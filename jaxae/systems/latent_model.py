@@ -12,7 +12,6 @@ from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 from jaxae import collectives, optim, priors
-from jaxae.metrics import mse
 from jaxae.priors import Prior
 from jaxae.systems import figures as draw
 from jaxae.systems import networks
@@ -29,16 +28,19 @@ PRIORS = {"normal": priors.standard_normal, "uniform": priors.uniform,
 def defaults(**changed) -> ConfigDict:
     """Keys of `config.model`, beside those of `networks.defaults`.
 
-    `latent`: dimension of z. `posterior`: 'diagonal', 'full', or 'point' for a deterministic encoder. `prior`:
-    'normal', 'uniform' on [-1, 1]^d, 'ring' (radii 0.5 to 1), 'disk', 'mixture' (8 Gaussians on a circle),
-    'sphere', or 'vampprior' with `pseudo_inputs`.
+    `latent`: dimension of z. `posterior`: 'diagonal', 'full', 'mixture' of `components` diagonal Gaussians, 'planar'
+    or 'iaf' (flows of `flow_layers`, `flow_features`), or 'point' for a deterministic encoder. `prior`: 'normal',
+    'uniform' on [-1, 1]^d, 'ring' (radii 0.5 to 1), 'disk', 'mixture' (8 Gaussians on a circle), 'sphere', or learned
+    with the model: 'gaussian_mixture' of `clusters`, 'vampprior' with `pseudo_inputs`.
     """
-    keys = networks.defaults() | dict(network="mlp", latent=16, posterior="diagonal", prior="normal", pseudo_inputs=100)
+    keys = networks.defaults() | dict(network="mlp", latent=16, posterior="diagonal", components=4, flow_layers=4,
+                                      flow_features=(64,), prior="normal", pseudo_inputs=100, clusters=10)
     return ConfigDict(keys | changed)
 
 
 class LatentModel(NamedTuple):
-    """The pieces, as functions of `params`, a dict with 'encoder', 'decoder' and, where it has any, 'prior'."""
+    """The pieces, as functions of `params`, a dict with 'encoder', 'decoder' and, where they have any, 'posterior'
+    and 'prior'."""
 
     shape: tuple[int, ...]  # of one example
     size: int  # of its latent
@@ -49,6 +51,10 @@ class LatentModel(NamedTuple):
     log_prior: Callable[..., Array]  # (params, z) -> [n] nats
     sample_prior: Callable[..., Array]  # (params, key, n) -> z [n d]; under pmap, n of this replica
     closed_kl: bool  # the prior is N(0, I) and the posterior knows its KL to it
+
+    def at(self, params: PyTree) -> Posterior:
+        """The posterior with its own parameters, if it has any."""
+        return self.posterior.bind(params["posterior"]) if self.posterior.bind else self.posterior
 
 
 class Terms(NamedTuple):
@@ -65,6 +71,11 @@ class Terms(NamedTuple):
     key: Array  # for the objective's own noise
     axis_name: str | None
     train: bool
+
+    @property
+    def posterior(self) -> Posterior:
+        """With its own parameters."""
+        return self.model.at(self.params)
 
     def prior_draws(self, count: int = 0) -> Array:
         """As many draws from the prior as there are examples, or `count`: [n d]."""
@@ -90,12 +101,13 @@ def latent_model(config: ConfigDict, example: PyTree, axis_name: str | None = No
     model, shape, dtype = config.model, example["x"].shape[1:], jnp.dtype(config.dtype)
     if model.latent < 1:
         raise ValueError(f"model.latent={model.latent} must be at least 1")
-    family = family or posterior(model.posterior, model.latent)
+    family = family or posterior(model.posterior, model.latent, model.components, model.flow_layers,
+                                 tuple(model.flow_features))
     size = family.size
     if model.prior in ("ring", "disk") and size != 2:
         raise ValueError(f"model.prior={model.prior!r} is a distribution in the plane: set model.latent=2")
-    if model.prior not in (*PRIORS, "vampprior"):
-        raise ValueError(f"model.prior={model.prior!r} must be one of {', '.join(PRIORS)}, vampprior")
+    if model.prior not in (*PRIORS, "gaussian_mixture", "vampprior"):
+        raise ValueError(f"model.prior={model.prior!r} must be one of {', '.join(PRIORS)}, gaussian_mixture, vampprior")
     encoder = networks.vector_encoder(model, shape, family.outputs, dtype)
     decoder = decoder or (lambda channels: networks.vector_decoder(model, shape, channels, dtype))
     observed = networks.observation(model, shape, decoder, dtype, axis_name)
@@ -104,14 +116,19 @@ def latent_model(config: ConfigDict, example: PyTree, axis_name: str | None = No
         return encoder.apply({"params": params["encoder"]}, x).astype(jnp.float32)
 
     closed_kl = prior is None and model.prior == "normal" and family.kl is not None
-    if prior is None:
-        prior = (vampprior(model.pseudo_inputs, shape, family, encode) if model.prior == "vampprior"
-                 else PRIORS[model.prior](size))
+    if prior is None and model.prior == "vampprior":
+        prior = vampprior(model.pseudo_inputs, shape, family, encode)
+    elif prior is None and model.prior == "gaussian_mixture":
+        prior = of_params(priors.diagonal_mixture(model.clusters, size))
+    elif prior is None:
+        prior = PRIORS[model.prior](size)
 
     def init(key, x):
-        keys = collectives.split_keys(key, ("encoder", "decoder", "prior"))
+        keys = collectives.split_keys(key, ("encoder", "decoder", "prior", "posterior"))
         params = {"encoder": encoder.init(keys["encoder"], x)["params"],
                   "decoder": observed.init(keys["decoder"], jnp.zeros((1, size)))}
+        if family.init is not None:
+            params["posterior"] = family.init(keys["posterior"])
         learned = prior.init(keys["prior"], x)
         return params | ({"prior": learned} if jax.tree.leaves(learned) else {})
 
@@ -120,6 +137,13 @@ def latent_model(config: ConfigDict, example: PyTree, axis_name: str | None = No
 
     return LatentModel(shape, size, init, encode, family, observed, prior.log_prob, sample_prior,
                        closed_kl)
+
+
+def of_params(prior: Prior) -> Prior:
+    """A prior whose functions take the whole model's parameters and read their 'prior'."""
+    return prior._replace(
+        log_prob=lambda params, z, label=None, key=None: prior.log_prob(params["prior"], z, label, key),
+        sample=lambda params, key, n, label=None: prior.sample(params["prior"], key, n, label))
 
 
 def check_density(model: ConfigDict) -> None:
@@ -131,15 +155,18 @@ def check_density(model: ConfigDict) -> None:
 def pass_through(model: LatentModel, params: PyTree, x: Array, key: Array, step: Array, train: bool,
                  axis_name: str | None = None) -> Terms:
     """Encodes, draws and decodes a batch."""
-    keys = collectives.split_keys(key, ("z", "objective"))
+    keys = collectives.split_keys(key, ("z", "objective", "noise"))
     out = model.encode(params, x)
-    z = model.posterior.sample(out, keys["z"], axis_name)
-    log_px = model.observed.log_prob(params["decoder"], z, x)
+    z, log_q = model.at(params).draw(out, keys["z"], axis_name)
+    if train and model.observed.noisy_log_prob is not None:
+        log_px = model.observed.noisy_log_prob(params["decoder"], z, x, keys["noise"])
+    else:
+        log_px = model.observed.log_prob(params["decoder"], z, x)
     kl = None
     if model.closed_kl:
         kl = model.posterior.kl(out)
-    elif model.posterior.log_prob is not None:
-        kl = model.posterior.log_prob(out, z) - model.log_prior(params, z)
+    elif log_q is not None:
+        kl = log_q - model.log_prior(params, z)
     return Terms(model, params, x, out, z, log_px, kl, step, keys["objective"], axis_name, train)
 
 
@@ -155,8 +182,8 @@ def latent_system(config: ConfigDict, example: PyTree, axis_name: str | None, ob
                   model: LatentModel | None = None, adversary: Adversary | None = None) -> System:
     """The system that minimises `objective` over the parameters of the model, against an adversary if it has one.
 
-    Metrics of every such system: `reconstruction` -log p(x | z) and `kl` in nats per example, and `mse` per
-    dimension of the decoder's mean at the posterior's mean.
+    Metrics of every such system: `reconstruction` -log p(x | z) and `kl` in nats per example, and the
+    errors of the decoder's mean at the posterior's mean: `mse` per dimension, or `token_accuracy` and `exact`.
 
     Args:
       config, example, axis_name: as of every `build`.
@@ -180,7 +207,7 @@ def latent_system(config: ConfigDict, example: PyTree, axis_name: str | None, ob
         if terms.kl is not None:
             usual["kl"] = terms.kl
         if not train and factorised:
-            usual["mse"] = mse(batch["x"], terms.x_hat(model.posterior.mean(terms.out)))
+            usual |= model.observed.errors(batch["x"], terms.x_hat(terms.posterior.mean(terms.out)))
         return Objective(value, usual | metrics, step)
 
     def adversarial_loss(params, step, batch, key, train: bool) -> Objective:
@@ -203,8 +230,8 @@ def functions(model: LatentModel, factorised: bool = True) -> dict[str, Any]:
     size, shape = model.size, model.shape
 
     def encode(now, x, key=None):
-        out = model.encode(now.params, x)
-        return model.posterior.mean(out) if key is None else model.posterior.sample(out, key)
+        out, posterior = model.encode(now.params, x), model.at(now.params)
+        return posterior.mean(out) if key is None else posterior.sample(out, key)
 
     def decode(now, z, key=None):
         return model.observed.mean(now.params["decoder"], z, jax.random.key(0) if key is None else key)
@@ -214,23 +241,25 @@ def functions(model: LatentModel, factorised: bool = True) -> dict[str, Any]:
 
     def sample(now, key, n: int):
         latent_key, pixel_key = jax.random.split(key)
-        return decode(now, model.sample_prior(now.params, latent_key, n), pixel_key)
+        write = model.observed.sample or model.observed.mean
+        return write(now.params["decoder"], model.sample_prior(now.params, latent_key, n), pixel_key)
 
     def log_weights(now, key, x, k: int, axis_name=None):
         n = x.shape[0]
         # Each example k times, batch axis first, so that replicas cut the same noise that one device draws.
         out = jnp.repeat(model.encode(now.params, x), k, axis=0)  # [n*k outputs]
-        z = model.posterior.sample(out, key, axis_name)
+        z, log_q = model.at(now.params).draw(out, key, axis_name)
         log_px = model.observed.log_prob(now.params["decoder"], z, jnp.repeat(x, k, axis=0))
-        log_w = log_px + model.log_prior(now.params, z) - model.posterior.log_prob(out, z)
+        log_w = log_px + model.log_prior(now.params, z) - log_q
         return log_w.reshape(n, k).T
 
     def figures(state: State, batch, key):
         now, keys = variables(state), collectives.split_keys(key, ("pixels", "samples"))
         out = model.encode(now.params, batch["x"])
-        mean = model.posterior.mean(out)
+        mean = model.at(now.params).mean(out)
         shown = draw.comparison(batch["x"], decode(now, mean, keys["pixels"]))
         shown |= draw.samples(sample(now, keys["samples"], 64))
+        shown |= draw.interpolations(batch["x"], mean, lambda z: decode(now, z))
         information = mean.var(0)
         if model.posterior.kl_each is not None:
             information = shown["kl_of_latents"] = model.posterior.kl_each(out).mean(0)
@@ -251,6 +280,6 @@ def functions(model: LatentModel, factorised: bool = True) -> dict[str, Any]:
         points = jax.vmap(lambda rows, i: rows.at[:, i].set(line))(points, chosen)
         return jnp.clip(decode(now, points.reshape(-1, size)).reshape(chosen.size, steps, *shape), 0.0, 1.0)
 
-    weighted = {"log_weights": log_weights} if model.posterior.log_prob is not None else {}
+    weighted = {"log_weights": log_weights} if model.posterior.has_density else {}
     return dict(encode=encode, decode=decode, reconstruct=reconstruct, sample=sample, figures=figures,
                 latent=Latent((size,))) | weighted

@@ -2,32 +2,41 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from jaxae.distributions import likelihood
 from jaxae.nn import MLP, ConvDecoder, ConvEncoder, PixelCNN
 from jaxae.nn.mnist_conv import MNISTConvDecoder, MNISTConvEncoder
+from jaxae.nn.resnet_v2 import ResNetV2Decoder, ResNetV2Encoder
+from jaxae.nn.strided import StridedDecoder, StridedEncoder, leaky_relu
+from jaxae.systems import sentence_networks
+from jaxae.systems.observation import Observation
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu, "silu": nn.silu}
-NETWORKS = ("conv", "mlp", "mnist_conv")
+NETWORKS = ("conv", "mlp", "mnist_conv", "resnet_v2", "dcgan", "unscented", "lstm")
 
 
 def defaults() -> dict[str, Any]:
     """Keys of `config.model` that choose the networks.
 
-    `network`: 'conv' (strided 4x4 convolutions to `channels`, then `blocks` residual blocks), 'mlp' (`features`)
-    or 'mnist_conv' (128-256-512-1024, for 28x28 images; with group normalisation where `norm`). `likelihood`: a name of
-    `jaxae.distributions.likelihood`, with `scale` for the fixed Gaussian; systems may add 'mse'. `decoder`:
-    'factorised', or 'pixelcnn', whose pixels also see those before them.
+    `network`: 'conv' (strided 4x4 convolutions to `channels`, then `blocks` residual blocks), 'mlp' (`features`),
+    'mnist_conv' (128-256-512-1024, for 28x28 images; with group normalisation where `norm`), 'resnet_v2' (`blocks`
+    pre-activation blocks before each halving, half as many in the decoder), 'dcgan' (4x4 convolutions to `channels`,
+    then dense `features`), 'unscented' (3x3 convolutions to `channels`; the decoder starts from a map of 1/4 of the
+    image's side and the last of `channels`, halved twice), or 'lstm' for sentences, with keys and a likelihood of its
+    own (`sentence_networks`). `likelihood`: a name of `jaxae.distributions.likelihood`, with `scale` for the fixed
+    Gaussian; systems may add 'mse'. `decoder`: 'factorised', or 'pixelcnn', whose pixels also see those before them,
+    by `pixelcnn_layers` of kernels of side `pixelcnn_kernel`, after a first one of 7.
     """
     return dict(network="conv", channels=(32, 64), blocks=2, hidden=32, features=(512,), activation="relu", norm=False,
-                likelihood="bernoulli", scale=1.0, decoder="factorised", pixelcnn_hidden=32, pixelcnn_layers=4)
+                likelihood="bernoulli", scale=1.0, decoder="factorised", pixelcnn_hidden=32, pixelcnn_layers=4,
+                pixelcnn_kernel=3) | sentence_networks.defaults()
 
 
 class VectorEncoder(nn.Module):
@@ -89,6 +98,13 @@ def map_shape(model, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[0] // factor, shape[1] // factor
 
 
+def _quarter(model, shape):
+    if len(shape) != 3 or shape[0] % 4 or shape[1] % 4 or model.channels[-1] % 4:
+        raise ValueError("model.network='unscented' needs images [n h w c] whose sides are multiples of 4, and a last "
+                         "entry of model.channels that is one: resize with data.size")
+    return shape[0] // 4, shape[1] // 4
+
+
 def activation(model) -> Callable:
     """The activation of that name.
 
@@ -107,19 +123,41 @@ def vector_encoder(model, shape: tuple[int, ...], out: int, dtype) -> nn.Module:
         return Reshape(tuple(model.features), (out,), activation(model), dtype)
     if model.network == "mnist_conv":
         return VectorEncoder(MNISTConvEncoder(model.norm, dtype=dtype), out, dtype)
+    if model.network == "lstm":
+        return VectorEncoder(sentence_networks.encoder(model, shape, dtype), out, dtype)
+    channels = tuple(model.channels)
+    if model.network == "unscented":  # the map may shrink to one pixel before the last convolution
+        _quarter(model, shape)
+        return VectorEncoder(StridedEncoder(channels, 3, (), model.norm, leaky_relu, dtype), out, dtype)
     map_shape(model, shape)
-    body = ConvEncoder(tuple(model.channels), model.channels[-1], model.blocks, model.hidden, dtype=dtype)
+    if model.network == "dcgan":
+        body = StridedEncoder(channels, 4, tuple(model.features), model.norm, activation(model), dtype)
+        return VectorEncoder(body, out, dtype)
+    if model.network == "resnet_v2":
+        return VectorEncoder(ResNetV2Encoder(channels, model.blocks, dtype), out, dtype)
+    body = ConvEncoder(channels, channels[-1], model.blocks, model.hidden, dtype=dtype)
     return VectorEncoder(body, out, dtype)
 
 
 def vector_decoder(model, shape: tuple[int, ...], channels: int, dtype) -> nn.Module:
-    """A module `z [n d] -> [n *shape[:-1] channels]`."""
+    """A module `z [n d] -> [n *shape[:-1] channels]`; for 'lstm' what turns the state of a step into logits."""
     check_network(model)
+    if model.network == "lstm":
+        return nn.Dense(channels, dtype=dtype)
     if model.network == "mlp":
         return Reshape(tuple(reversed(tuple(model.features))), (*shape[:-1], channels), activation(model), dtype)
     if model.network == "mnist_conv":
         return MNISTConvDecoder(channels, model.norm, dtype=dtype)
-    small = (*map_shape(model, shape), model.channels[-1])
+    widths = tuple(reversed(tuple(model.channels)))
+    if model.network == "unscented":
+        small, halved = (*_quarter(model, shape), widths[0]), (widths[0] // 2, widths[0] // 4)
+        return StridedDecoder(small, halved, channels, (), 1, model.norm, leaky_relu, dtype)
+    small = (*map_shape(model, shape), widths[0])
+    if model.network == "dcgan":
+        return StridedDecoder(small, widths[1:], channels, tuple(reversed(tuple(model.features))), 2, model.norm,
+                              activation(model), dtype)
+    if model.network == "resnet_v2":  # its blocks begin with an activation
+        return VectorDecoder(ResNetV2Decoder(widths, channels, model.blocks // 2, dtype), small, lambda h: h, dtype)
     return VectorDecoder(map_decoder(model, channels, dtype), small, activation(model), dtype)
 
 
@@ -141,14 +179,6 @@ def check_network(model, allowed: tuple[str, ...] = NETWORKS) -> None:
     if model.network not in allowed:
         hint = "; a map of codes needs 'conv', or set model.positions" if model.network in NETWORKS else ""
         raise ValueError(f"model.network={model.network!r} must be one of {', '.join(allowed)} here{hint}")
-
-
-class Observation(NamedTuple):
-    """p(x | z): a decoder with its likelihood. `params` below are the decoder's."""
-
-    init: Callable[[Array, Array], PyTree]  # (key, z) -> params
-    log_prob: Callable[[PyTree, Array, Array], Array]  # (params, z, x) -> [n] nats, summed over data dimensions
-    mean: Callable[[PyTree, Array, Array], Array]  # (params, z, key) -> x_hat; the key serves 'pixelcnn'
 
 
 class _PixelDecoder(nn.Module):
@@ -177,6 +207,8 @@ def observation(model, shape: tuple[int, ...], decoder: Callable[[int], nn.Modul
     Raises:
       ValueError: for unknown names.
     """
+    if model.network == "lstm":
+        return sentence_networks.observation(model, shape, decoder, dtype, axis_name)
     square = model.likelihood == "mse"
     density = likelihood("gaussian" if square else model.likelihood, 1.0 if square else model.scale)
     channels = density.channels * shape[-1]
@@ -198,7 +230,8 @@ def observation(model, shape: tuple[int, ...], decoder: Callable[[int], nn.Modul
         raise ValueError(f"model.decoder={model.decoder!r} must be 'factorised' or 'pixelcnn'")
     if len(shape) != 3:
         raise ValueError("model.decoder='pixelcnn' needs images [n h w c]")
-    net = PixelCNN(channels, model.pixelcnn_hidden, model.pixelcnn_layers, dtype=dtype, axis_name=axis_name)
+    net = PixelCNN(channels, model.pixelcnn_hidden, model.pixelcnn_layers, model.pixelcnn_kernel, dtype=dtype,
+                   axis_name=axis_name)
     module = _PixelDecoder(decoder(model.pixelcnn_hidden), net)
 
     def apply(params, z, x):

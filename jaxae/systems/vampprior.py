@@ -24,7 +24,8 @@ def vampprior(count: int, shape: tuple[int, ...], family: Posterior, encode) -> 
     Reference: Tomczak and Welling, VAE with a VampPrior, AISTATS 2018, arXiv 1705.07120.
     """
     if count < 1 or family.log_prob is None:
-        raise ValueError("a VampPrior needs model.pseudo_inputs >= 1 and a posterior with a density, not 'point'")
+        raise ValueError("a VampPrior needs model.pseudo_inputs >= 1 and a posterior with a density at any z: "
+                         "model.posterior='diagonal', 'full' or 'mixture'")
 
     def init(key, x, label=None):
         return jax.random.normal(key, (count, *shape)) - 1.0  # logits of pixels: dark grey noise

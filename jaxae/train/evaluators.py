@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -14,6 +15,7 @@ from jaxae.train import ensemble
 from jaxae.train.config import ConfigError
 
 _CHUNK = 100
+_MOST = 10_000  # rows of a split that scores of disentanglement see
 
 
 def image_quality(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
@@ -73,9 +75,60 @@ def probe(system: System, model: Variables, dataset: Dataset, key: jax.Array, co
     return {"probe_accuracy": accuracy}
 
 
+def disentanglement(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
+    """How far single latents hold single ground-truth `factors`: MIG, modularity, SAP, DCI by `dci_predictor`
+    ('logistic'), and the scores of the FactorVAE and beta-VAE papers by `votes` (10,000).
+
+    Of the first 10,000 rows; SAP and DCI predict the test split. A categorical latent is one code. Factors with one
+    value only, and for the last two those with a value in one row only, are left out.
+    """
+    votes, predictor = config.get("votes", 10_000), config.get("dci_predictor", "logistic")
+
+    def coded(batch):
+        return {"z": _codes(system.encode(model, batch["x"]), config), "factors": batch["factors"]}
+
+    run = jax.jit(coded)
+    train, test = (_over(run, s.take(_MOST) if len(s) > _MOST else s, dataset, key)
+                   for s in (dataset.train, dataset.test))
+    kept = np.all([(part["factors"] != part["factors"][0]).any(0) for part in (train, test)], axis=0)
+    z, test_z, factors, test_factors = train["z"], test["z"], train["factors"][:, kept], test["factors"][:, kept]
+    parts = metrics.dci(z, factors, test_z, test_factors, predictor)
+    paired = np.stack([np.unique(column, return_counts=True)[1].min() > 1 for column in factors.T])
+
+    @jax.jit
+    def scores(key, z, factors, paired):
+        by_votes = metrics.factor_vae_score(key, z, paired, num_train=votes, num_eval=votes // 2)
+        return metrics.mig(z, factors), metrics.modularity(z, factors), by_votes.accuracy
+
+    mig, modularity, by_votes = scores(key, z, factors, factors[:, paired])
+    by_pairs = metrics.beta_vae_score(key, z, factors[:, paired], num_train=votes, num_eval=votes // 2)
+    return {"mig": mig, "modularity": modularity, "sap": metrics.sap(z, factors, test_z, test_factors),
+            "dci_disentanglement": parts.disentanglement, "dci_completeness": parts.completeness,
+            "dci_informativeness": parts.informativeness, "factor_vae_score": by_votes,
+            "beta_vae_score": by_pairs.accuracy}
+
+
+def clusters(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
+    """Test accuracy of the most likely categories as labels, under the best one-to-one matching; several categorical
+    latents are one, their product."""
+    sizes = tuple(config.model.get("categories", ()))
+    if not sizes:
+        raise ConfigError(f"evaluator 'clusters' needs categorical latents, which {config.system} does not have")
+
+    def coded(batch):
+        return {"z": _codes(system.encode(model, batch["x"]), config), "label": batch["label"]}
+
+    rows = _over_test(jax.jit(coded), dataset, key)
+    cluster = np.ravel_multi_index(tuple(rows["z"][:, -len(sizes):].astype(np.int64).T), sizes)
+    return {"cluster_accuracy": metrics.cluster_accuracy(cluster, rows["label"])}
+
+
 EVALUATORS: dict[str, Callable[..., dict[str, Any]]] = {
-    "image_quality": image_quality, "nll": nll, "frechet": frechet, "probe": probe}
-_NEEDS = {"image_quality": "reconstruct", "nll": "log_weights", "frechet": "sample", "probe": "encode"}
+    "image_quality": image_quality, "nll": nll, "frechet": frechet, "probe": probe, "disentanglement": disentanglement,
+    "clusters": clusters}
+_NEEDS = {"image_quality": "reconstruct", "nll": "log_weights", "frechet": "sample", "probe": "encode",
+          "disentanglement": "encode", "clusters": "encode"}
+_READS = {"probe": "label", "disentanglement": "factors", "clusters": "label"}  # what the data must have besides x
 
 
 def run_evaluators(config: ConfigDict, system: System, state: State, dataset: Dataset,
@@ -93,7 +146,7 @@ def run_evaluators(config: ConfigDict, system: System, state: State, dataset: Da
       ConfigError: for a name that is not there, or a model that lacks what it needs.
     """
     names = tuple(config.evaluators if names is None else names)
-    check_evaluators(names, system, config.system)
+    check_evaluators(names, system, config.system, dataset)
     found: dict[str, Any] = {}
     members = ensemble.size(config)
     for name in names:
@@ -106,13 +159,25 @@ def run_evaluators(config: ConfigDict, system: System, state: State, dataset: Da
     return found
 
 
-def check_evaluators(names: Sequence[str], system: System, of: str) -> None:
-    """Raises ConfigError for a name that is not there, or a model, the system named `of`, that lacks what it needs."""
+def check_evaluators(names: Sequence[str], system: System, of: str, dataset: Dataset | None = None) -> None:
+    """Raises ConfigError for a name that is not there, or a model, the system named `of`, or data that lack what it
+    needs."""
     for name in names:
         if name not in EVALUATORS:
             raise ConfigError(f"evaluator {name!r} is not one of {', '.join(EVALUATORS)}")
         if getattr(system, _NEEDS[name]) is None:
             raise ConfigError(f"evaluator {name!r} needs `{_NEEDS[name]}`, which {of} does not have")
+        needs = _READS.get(name, "x")
+        if dataset is not None and needs not in dataset.test.spec:
+            raise ConfigError(f"evaluator {name!r} needs data with `{needs}`, which {dataset.name} does not have")
+
+
+def _codes(z, config):
+    """Latents `[n ...]` as columns `[n d]`; categorical ones (`model.categories`, one-hot at the end) as numbers."""
+    z, sizes = z.reshape(z.shape[0], -1), tuple(config.model.get("categories", ()))
+    ends = np.cumsum((z.shape[1] - sum(sizes), *sizes))
+    numbers = [z[:, a:b].argmax(-1)[:, None] for a, b in zip(ends, ends[1:], strict=False)]
+    return jnp.concatenate([z[:, :ends[0]], *numbers], axis=1)
 
 
 def _over_test(function, dataset: Dataset, key):

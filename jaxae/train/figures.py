@@ -171,8 +171,17 @@ def bars(counts: Shaped[Array | np.ndarray, " k"], path: PathLike, title: str = 
     return _render(figure, path)
 
 
+def page(tokens: Int[Array | np.ndarray, "n t"], path: PathLike, title: str = "", words: Sequence[str] = ()) -> Picture:
+    """A line of text for each row of tokens; 0 is padding, and numbers stand where there are no `words`."""
+    rows = [" ".join(words[i] if i < len(words) else str(i) for i in row if i) for row in _numpy(tokens)]
+    figure = _figure(max(4.0, 0.095 * max(map(len, rows)) + 0.4), 0.17 * len(rows) + 0.7, layout=None)
+    figure.suptitle(title)
+    figure.text(0.02, 1 - 0.5 / figure.get_figheight(), "\n".join(rows), family="monospace", size=10, va="top")
+    return _render(figure, path)
+
+
 def write_figures(
-    directory: PathLike, step: SupportsInt, figures: Mapping[str, Any]
+    directory: PathLike, step: SupportsInt, figures: Mapping[str, Any], words: Sequence[str] = ()
 ) -> tuple[list[Path], dict[str, np.ndarray]]:
     """Writes what a system's `figures` returns as `directory/NAME_000500.png`, each array by its shape.
 
@@ -180,6 +189,7 @@ def write_figures(
     - `[k n h w c]`: k rows that belong together: (inputs, reconstructions), (input, masked, reconstruction),
       a traversal of n values for each of k latents, k videos of n frames;
     - integers `[n h w]`: code maps;
+    - integers `[n t]`: a page of sentences;
     - `[n 2]`: a map of points, coloured by the array `NAME_labels [n]` if there is one;
     - `[k]`: bars.
 
@@ -187,6 +197,7 @@ def write_figures(
       directory: where the files go; made if missing.
       step: part of the file names.
       figures: `{name: array}`.
+      words: of the tokens, by number.
 
     Returns:
       The paths, and `{name: [H W c]}` in [0, 1] for `Writer.write_images`.
@@ -204,6 +215,8 @@ def write_figures(
             value = value[..., None]
         if value.size and value.ndim == 1:
             picture = bars(value, path, name)
+        elif value.size and value.ndim == 2 and value.dtype.kind in "iu":
+            picture = page(value, path, name, words)
         elif value.size and value.ndim == 2 and value.shape[1] == 2:
             picture = scatter(value, figures.get(f"{name}_labels"), path, name)
         elif value.size and value.ndim == 3:
@@ -219,7 +232,7 @@ def write_figures(
         else:
             raise ValueError(
                 f"figure {name!r} has shape {value.shape}; give images [n h w c] or pairs [2 n h w c] with "
-                "c = 1, 3 or 4, integer codes [n h w], points [n 2] or values [k], at least one of them"
+                "c = 1, 3 or 4, integer codes [n h w], tokens [n t], points [n 2] or values [k], at least one of them"
             )
         paths.append(path)
         pictures[name] = picture

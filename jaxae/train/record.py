@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Record:
         self.primary = jax.process_index() == 0
         self._labels = ensemble.labels(config) if ensemble.size(config) > 1 else []
         self._clock, self._writer, self._progress = time.perf_counter(), NullWriter(), None
+        self._words: Sequence[str] = ()
         path = self.workdir / "config.json"
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
@@ -66,6 +67,7 @@ class Record:
         """Writes the config, now that it is known to build; says on what the run runs, and the model's size."""
         if self.primary:
             _write_json(self.workdir / "config.json", json.loads(self.config.to_json()))
+        self._words = dataset.train.info.get("vocabulary", ())
         devices = jax.devices()
         shape = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
         processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -113,7 +115,7 @@ class Record:
         if decode is not None:
             arrays = decode(arrays)
         if self.primary:
-            _, images = write_figures(self.workdir / "figures", step, arrays)
+            _, images = write_figures(self.workdir / "figures", step, arrays, self._words)
             self._writer.write_images(step, images)
         self._clock = time.perf_counter()
 

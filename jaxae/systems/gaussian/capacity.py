@@ -1,5 +1,6 @@
 """The VAE whose KL is led along a growing capacity."""
 
+import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -21,7 +22,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     """The system of Burgess et al., Understanding disentangling in beta-VAE, 2018, arXiv 1804.03599.
 
     Loss of a batch, in nats: mean -log p(x | z) + gamma |mean KL(q(z | x) || N(0, I)) - C(t)|, C rising linearly, both
-    terms summed over their dimensions. `capacity` reports C.
+    terms summed over their dimensions. `capacity` reports C, `excess` |KL - C| of a batch and, in training,
+    `kl_of_latents` [d] the KL of each latent, so that a run's history tells in which order they open. At C = 0 gamma is
+    the weight of a beta-VAE's KL.
 
     Raises:
       ValueError: for a posterior whose dimensions are not independent, or another prior than N(0, I).
@@ -34,6 +37,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         c = linear_capacity(terms.step, model.capacity_start, model.capacity, model.capacity_steps)
         each = terms.model.posterior.kl_each(terms.out)
         result = capacity_loss(-terms.log_px, each, c, model.gamma, model.reduce, axis_name)
-        return result.loss, {"elbo": elbo(terms.log_px, terms.kl), "capacity": c}
+        metrics = {"elbo": elbo(terms.log_px, terms.kl), "capacity": c, "excess": jnp.abs(result.kl.sum() - c)}
+        return result.loss, metrics | ({"kl_of_latents": each} if terms.train else {})
 
     return latent_model.latent_system(config, example, axis_name, objective)

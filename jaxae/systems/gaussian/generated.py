@@ -43,7 +43,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         loss, metrics = -elbo(terms.log_px, terms.kl, model.beta), {"elbo": elbo(terms.log_px, terms.kl)}
         draw_key, pass_key = jax.random.split(jax.random.fold_in(terms.key, 1))
         if terms.train and model.augment != "none":
-            z = {"mean": lambda: terms.model.posterior.mean(terms.out), "posterior": lambda: terms.z,
+            z = {"mean": lambda: terms.posterior.mean(terms.out), "posterior": lambda: terms.z,
                  "prior": terms.prior_draws}[model.augment]()
             made, _ = of(terms, jax.lax.stop_gradient(terms.x_hat(z)), pass_key, model.beta)
             share = jnp.where(terms.step >= model.delay, model.share, 0.0)

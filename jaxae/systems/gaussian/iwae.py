@@ -37,8 +37,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     model = config.model
     if model.samples < 1:
         raise ValueError(f"model.samples={model.samples} must be at least 1")
-    if model.likelihood == "mse" or model.posterior == "point":
-        raise ValueError("an IWAE needs densities: a likelihood other than 'mse', a posterior other than 'point'")
+    if model.likelihood == "mse" or model.posterior in ("point", "planar", "iaf"):
+        raise ValueError("an IWAE needs densities at any z: a likelihood other than 'mse', and model.posterior="
+                         "'diagonal', 'full' or 'mixture'")
     if not 0.0 <= model.elbo_share <= 1.0:
         raise ValueError(f"model.elbo_share={model.elbo_share} must lie in [0, 1]")
     k, dims = model.samples, math.prod(example["x"].shape[1:])

@@ -4,7 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 from jaxae import collectives
@@ -12,7 +12,7 @@ from jaxae.distributions import categorical_kl, normal_kl, normal_log_prob, norm
 from jaxae.losses import joint_capacity_loss, linear_capacity
 from jaxae.priors import Prior
 from jaxae.systems import latent_model
-from jaxae.systems.base import System
+from jaxae.systems.base import System, variables
 from jaxae.systems.posteriors import Posterior
 
 
@@ -20,11 +20,12 @@ def defaults() -> ConfigDict:
     """Keys of `config.model`, beside those of the latent-variable core.
 
     `latent`: dimension of the Gaussian part. `categories`: sizes of the categorical latents. `temperature` of the
-    Gumbel-softmax. `capacity` and `categorical_capacity` in nats, reached after `capacity_steps` updates;
-    `gamma` and `categorical_gamma` weigh the distances from them.
+    Gumbel-softmax. `capacity` and `categorical_capacity` in nats, reached after `capacity_steps` and
+    `categorical_steps` updates (0: as many); `gamma` and `categorical_gamma` weigh the distances from them.
+    Capacities of 0 make them plain weights of the KLs: a beta-VAE with categorical latents.
     """
     return latent_model.defaults(latent=10, categories=(10,), temperature=0.67, capacity=5.0, categorical_capacity=5.0,
-                                 gamma=30.0, categorical_gamma=30.0, capacity_steps=2000)
+                                 gamma=30.0, categorical_gamma=30.0, capacity_steps=2000, categorical_steps=0)
 
 
 def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:
@@ -32,8 +33,10 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     arXiv 1804.00104.
 
     Loss per batch, in nats: mean of -log p(x | z, c) + gamma |KL_z - C_z(t)| + categorical_gamma |KL_c - C_c(t)|,
-    with the batch means of the two KLs and capacities that rise linearly; C_c never exceeds sum_j log n_j. Latents
-    are [z, one-hot c_1, ...]: means and most likely categories, or relaxed draws where `encode` is given a key.
+    with the batch means of the two KLs and capacities that rise linearly; C_c stops rising at sum_j log n_j. Latents
+    are [z, one-hot c_1, ...]: means and most likely categories, or relaxed draws where `encode` is given a key. In
+    training `kl_of_latents` [latent + categoricals] is the KL of each. Figures: `traversals` of the Gaussian latents,
+    and for each categorical the values (columns) beside the Gaussian codes of eight examples (rows).
 
     Raises:
       ValueError: without categories of at least two values.
@@ -46,22 +49,26 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     core = latent_model.latent_model(config, example, axis_name, family, joint_prior(model.latent, sizes))
 
     def objective(terms):
-        continuous, discrete = divergences(terms.out, model.latent, sizes)
+        each = divergences(terms.out, model.latent, sizes)
+        continuous, discrete = each[:, :model.latent].sum(-1), each[:, model.latent:].sum(-1)
         kl_z, kl_c = (collectives.mean(kl.mean(), axis_name) for kl in (continuous, discrete))
         c_z = linear_capacity(terms.step, 0.0, model.capacity, model.capacity_steps)
-        c_c = linear_capacity(terms.step, 0.0, min(model.categorical_capacity, highest), model.capacity_steps)
+        c_c = linear_capacity(terms.step, 0.0, model.categorical_capacity,
+                              model.categorical_steps or model.capacity_steps)
         loss = joint_capacity_loss(-terms.log_px, continuous, discrete, c_z, c_c, model.gamma,
                                    model.categorical_gamma, sizes, axis_name)
-        return loss, {"kl": continuous + discrete, "kl_continuous": kl_z, "kl_discrete": kl_c, "capacity": c_z,
-                      "categorical_capacity": c_c}
+        metrics = {"kl": continuous + discrete, "kl_continuous": kl_z, "kl_discrete": kl_c, "capacity": c_z,
+                   "categorical_capacity": jnp.minimum(c_c, highest)}
+        return loss, metrics | ({"kl_of_latents": each} if terms.train else {})
 
-    return latent_model.latent_system(config, example, axis_name, objective, model=core)
+    system = latent_model.latent_system(config, example, axis_name, objective, model=core)
+    return system._replace(figures=_with_categories(system, core, model.latent, sizes))
 
 
-def divergences(out, d: int, sizes: tuple[int, ...]):
-    """KL of the Gaussian part to N(0, I) and of the categorical parts to uniform: [n] nats each."""
+def divergences(out: Array, d: int, sizes: tuple[int, ...]) -> Array:
+    """KL of each Gaussian latent to N(0, 1) and of each categorical one to uniform: [n d + len(sizes)] nats."""
     mean, log_std, *logits = _split(out, d, sizes)
-    return normal_kl(mean, log_std).sum(-1), sum(categorical_kl(row) for row in logits)
+    return jnp.concatenate([normal_kl(mean, log_std), *(categorical_kl(row)[:, None] for row in logits)], -1)
 
 
 def joint_posterior(d: int, sizes: tuple[int, ...], temperature: float) -> Posterior:
@@ -92,6 +99,33 @@ def joint_prior(d: int, sizes: tuple[int, ...]) -> Prior:
         return normal_log_prob(z[..., :d], 0.0, 0.0).sum(-1) - sum(math.log(s) for s in sizes)
 
     return Prior(lambda key, latents, label=None: (), log_prob, sample)
+
+
+def _with_categories(system: System, core: latent_model.LatentModel, d: int, sizes: tuple[int, ...]):
+    """The core's figures, its lines through one-hot codes replaced by each category in turn."""
+    def figures(state, batch, key):
+        shown, now = system.figures(state, batch, key), variables(state)
+        out = core.encode(now.params, batch["x"])
+        shown["kl_of_latents"] = divergences(out, d, sizes).mean(0)
+        if shown.pop("traversals", None) is None:
+            return shown
+        codes = core.posterior.mean(out)
+
+        def images(points):  # [rows columns size] -> [rows columns h w c]
+            x_hat = system.decode(now, points.reshape(-1, core.size))
+            return jnp.clip(x_hat.reshape(*points.shape[:2], *core.shape), 0.0, 1.0)
+
+        line = jnp.linspace(-3.0, 3.0, 11)
+        chosen = jax.lax.top_k(shown["kl_of_latents"][:d], min(8, d))[1]
+        along = jnp.broadcast_to(codes[0], (chosen.size, line.size, core.size))
+        shown["traversals"] = images(jax.vmap(lambda rows, i: rows.at[:, i].set(line))(along, chosen))
+        start = d
+        for j, size in enumerate(sizes):
+            each = jnp.broadcast_to(codes[:8, None], (codes[:8].shape[0], size, core.size))
+            shown[f"categories_{j}"] = images(each.at[:, :, start:start + size].set(jnp.eye(size)))
+            start += size
+        return shown
+    return figures
 
 
 def _split(out, d, sizes):
