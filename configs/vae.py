@@ -8,8 +8,8 @@ Variants: `conv` (convolutional networks), `gaussian`, `logistic` (likelihoods f
 (beta-VAE), `pixelcnn` (autoregressive decoder on 14x14 binary digits), `mnist_conv` (the 128-256-512-1024 network
 that benchmarks use), `one_layer` (the 1-layer model of Burda, Grosse and Salakhutdinov 2015, arXiv 1509.00519),
 `full` (full covariance), `mixture` (of Gaussians, as posterior), `planar` and `iaf` (flows: arXiv 1505.05770,
-1606.04934), `vampprior` (Tomczak and Welling 2018, arXiv 1705.07120), `clusters` (a learned mixture as prior: Jiang
-et al. 2017, arXiv 1611.05148).
+1606.04934), `categorical` (latents by Gumbel-softmax: arXiv 1611.01144), `vampprior` (Tomczak and Welling 2018,
+arXiv 1705.07120), `clusters` (a learned mixture as prior: Jiang et al. 2017, arXiv 1611.05148).
 
 Other objectives: `capacity` (Burgess et al. 2018, arXiv 1804.03599), `info`, `mmd` and `stein` (Zhao et al. 2017, arXiv
 1706.02262), `autogen` (Mansbridge et al. 2018, arXiv 1806.04480), `joint` (Dupont 2018, arXiv 1804.00104), `unscented`
@@ -76,6 +76,9 @@ def get_config(arg: str = ""):
     def posterior(name):
         def change(c):
             c.model.posterior = name
+            if name == "categorical":
+                c.model.categories = (10,) * 8
+                c.evaluators = ("image_quality",)  # relaxed draws have no density
         return change
 
     def other(name, **changes):
@@ -139,5 +142,6 @@ def get_config(arg: str = ""):
     return apply_variants(config, arg, dict(conv=conv, gaussian=gaussian, logistic=logistic, beta4=beta4,
                                             pixelcnn=pixelcnn, mnist_conv=mnist_conv, one_layer=one_layer,
                                             full=posterior("full"), mixture=posterior("mixture"),
-                                            planar=posterior("planar"), iaf=posterior("iaf"), vampprior=vampprior,
+                                            planar=posterior("planar"), iaf=posterior("iaf"),
+                                            categorical=posterior("categorical"), vampprior=vampprior,
                                             clusters=clusters, tiny=tiny) | others | papers)

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from jaxae import priors
+from jaxae.systems.categorical import joint_posterior
 from jaxae.systems.posteriors import correlated, full, posterior
 
 OUT = {"diagonal": 4, "full": 5, "correlated": 5}  # and by own tests: mixture, planar, iaf
@@ -71,6 +72,20 @@ def test_flow_posteriors_know_the_density_of_their_draws(kind):
     assert abs(np.corrcoef(moved.T)[0, 1]) > 0.02  # no longer independent dimensions
     with pytest.raises(ValueError, match="bind"):
         family.mean(out)
+
+
+def test_categorical_posteriors_know_their_divergence_and_draw_near_one_hot_rows_at_their_probabilities():
+    family = joint_posterior(0, (3, 2), temperature=0.05)
+    logits = np.array([[1.0, 0.0, -1.0, 0.5, -0.5]])
+    draws = np.asarray(jax.jit(family.sample)(jnp.repeat(jnp.asarray(logits, jnp.float32), 20_000, 0),
+                                              jax.random.key(0)))
+    q = np.concatenate([np.exp(part) / np.exp(part).sum() for part in (logits[0, :3], logits[0, 3:])])
+    np.testing.assert_allclose(draws.mean(0), q, atol=0.02)
+    np.testing.assert_allclose(draws[:, :3].sum(1), 1.0, rtol=1e-5)
+    expected = np.log(3) + np.log(2) + (q * np.log(q)).sum()
+    np.testing.assert_allclose(jax.jit(family.kl)(jnp.asarray(logits, jnp.float32)), [expected], rtol=1e-5)
+    with pytest.raises(ValueError, match="categories"):
+        joint_posterior(0, (), 0.5)
 
 
 PLANE = {"normal": priors.standard_normal(2), "uniform": priors.uniform(2), "ring": priors.ring(0.5),

@@ -103,7 +103,7 @@ def _test_risks(dimension: int, ambient: int, steps: int, **keys):
         return system._replace(init=lambda key, batch: system.init(key, own(batch)),
                                step=lambda state, batch, key: system.step(state, own(batch), key))
 
-    keys_of = jax.vmap(jax.random.key)(jnp.arange(size.size, dtype=jnp.uint32))
+    keys_of = jax.vmap(jax.random.key)(jnp.asarray(repeat, jnp.uint32))  # repeats of all sizes start alike
     _, history = fit(ensemble.ensemble(build, config), dataset, steps, keys_of, batch_size=config.batch_size)
     risk = np.asarray(history[-1]["test/loss"]).reshape(-1, REPEATS)
     return risk[:-1], risk[-1]

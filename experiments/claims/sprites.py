@@ -118,20 +118,23 @@ def three_shapes() -> "data.Dataset":
     "seeds at least 0.7), and more so than with weights of 4 on the KLs in place of capacities",
 )
 def joint_finds_planted_shapes(threshold):
-    """2 Gaussians and 3 categories; test accuracy of the likeliest category under the best matching. The capacity of
-    the categories is full after a tenth of the run, when that of the Gaussians has begun to grow. Reported besides:
-    3-means of the means of 4 Gaussians with as much capacity in all, and of the pixels."""
+    """2 Gaussians and 3 categories; test accuracy of the likeliest category under the best matching. Seeds are
+    others than those by which rates, weights and capacities were chosen: a heavy weight drives the categories to the
+    same one-hot code for every image, and a capacity of the Gaussians that grows first takes the shapes. Reported
+    besides: 3-means of the means of 4 Gaussians with as much capacity in all, and of the pixels."""
     from sklearn.cluster import KMeans
 
     dataset, steps = three_shapes(), 2500
     networks = dict(batch_size=64, features=(128, 128), activation="tanh", seeds=5)
-    sweep = dict(capacity=(4.0, 0.0), categorical_capacity=(1.1, 0.0), gamma=(30.0, 4.0), categorical_gamma=(30.0, 4.0))
-    config = config_of(joint, steps, latent=2, categories=(3,), capacity_steps=steps * 8 // 10,
-                       categorical_steps=steps // 10, sweep=tuple((f"model.{k}", v) for k, v in sweep.items()),
+    sweep = dict(capacity=(3.0, 0.0), categorical_capacity=(1.1, 0.0), gamma=(30.0, 4.0), categorical_gamma=(2.0, 4.0))
+    config = config_of(joint, steps, latent=2, categories=(3,), capacity_steps=steps,
+                       categorical_steps=steps * 6 // 10, sweep=tuple((f"model.{k}", v) for k, v in sweep.items()),
                        **networks)
+    config.seed = 5
     config.optim.update(dict(schedule="cosine", final_scale=0.1))
     run = trained(config, dataset)
-    plain = config_of(capacity, steps, latent=4, capacity=5.1, gamma=30.0, capacity_steps=steps * 8 // 10, **networks)
+    plain = config_of(capacity, steps, latent=4, capacity=4.1, gamma=30.0, capacity_steps=steps, **networks)
+    plain.seed = 5
     plain.optim.update(dict(schedule="cosine", final_scale=0.1))
     gaussians = trained(plain, dataset)
     test = dataset.test[np.arange(len(dataset.test))]
@@ -153,4 +156,4 @@ def joint_finds_planted_shapes(threshold):
         "accuracies": np.round(accuracy[:5], 2).tolist(), "beta_accuracies": np.round(accuracy[5:], 2).tolist(),
         "kl_discrete": mean_sd(run.test["kl_discrete"][:5]), "beta_kl_discrete": mean_sd(run.test["kl_discrete"][5:]),
         "gaussians_by_3_means": mean_sd(by_means), "pixels_by_3_means": three_means(*pixels)}
-    return Outcome(bool(ours >= threshold["accuracy"] and ours > beta), found, (0, 1, 2, 3, 4))
+    return Outcome(bool(ours >= threshold["accuracy"] and ours > beta), found, (5, 6, 7, 8, 9))

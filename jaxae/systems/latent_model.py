@@ -17,6 +17,7 @@ from jaxae.systems import figures as draw
 from jaxae.systems import networks
 from jaxae.systems.base import Latent, Objective, State, System, variables
 from jaxae.systems.builders import Player, players
+from jaxae.systems.categorical import joint_posterior, joint_prior
 from jaxae.systems.posteriors import Posterior, posterior
 from jaxae.systems.vampprior import vampprior
 
@@ -29,12 +30,14 @@ def defaults(**changed) -> ConfigDict:
     """Keys of `config.model`, beside those of `networks.defaults`.
 
     `latent`: dimension of z. `posterior`: 'diagonal', 'full', 'mixture' of `components` diagonal Gaussians, 'planar'
-    or 'iaf' (flows of `flow_layers`, `flow_features`), or 'point' for a deterministic encoder. `prior`: 'normal',
-    'uniform' on [-1, 1]^d, 'ring' (radii 0.5 to 1), 'disk', 'mixture' (8 Gaussians on a circle), 'sphere', or learned
-    with the model: 'gaussian_mixture' of `clusters`, 'vampprior' with `pseudo_inputs`.
+    or 'iaf' (flows of `flow_layers`, `flow_features`), 'categorical' (one-hot latents of the sizes `categories`, in
+    place of `latent`, by Gumbel-softmax of `temperature`; uniform a priori), or 'point' for a deterministic encoder.
+    `prior`: 'normal', 'uniform' on [-1, 1]^d, 'ring' (radii 0.5 to 1), 'disk', 'mixture' (8 Gaussians on a circle),
+    'sphere', or learned with the model: 'gaussian_mixture' of `clusters`, 'vampprior' with `pseudo_inputs`.
     """
     keys = networks.defaults() | dict(network="mlp", latent=16, posterior="diagonal", components=4, flow_layers=4,
-                                      flow_features=(64,), prior="normal", pseudo_inputs=100, clusters=10)
+                                      flow_features=(64,), categories=(), temperature=0.67, prior="normal",
+                                      pseudo_inputs=100, clusters=10)
     return ConfigDict(keys | changed)
 
 
@@ -50,7 +53,7 @@ class LatentModel(NamedTuple):
     observed: networks.Observation
     log_prior: Callable[..., Array]  # (params, z) -> [n] nats
     sample_prior: Callable[..., Array]  # (params, key, n) -> z [n d]; under pmap, n of this replica
-    closed_kl: bool  # the prior is N(0, I) and the posterior knows its KL to it
+    closed_kl: bool  # the posterior knows its KL to the prior
 
     def at(self, params: PyTree) -> Posterior:
         """The posterior with its own parameters, if it has any."""
@@ -101,6 +104,9 @@ def latent_model(config: ConfigDict, example: PyTree, axis_name: str | None = No
     model, shape, dtype = config.model, example["x"].shape[1:], jnp.dtype(config.dtype)
     if model.latent < 1:
         raise ValueError(f"model.latent={model.latent} must be at least 1")
+    if family is None and model.posterior == "categorical":
+        sizes = tuple(model.categories)
+        family, prior = joint_posterior(0, sizes, model.temperature), joint_prior(0, sizes)
     family = family or posterior(model.posterior, model.latent, model.components, model.flow_layers,
                                  tuple(model.flow_features))
     size = family.size
@@ -115,7 +121,8 @@ def latent_model(config: ConfigDict, example: PyTree, axis_name: str | None = No
     def encode(params, x):
         return encoder.apply({"params": params["encoder"]}, x).astype(jnp.float32)
 
-    closed_kl = prior is None and model.prior == "normal" and family.kl is not None
+    # Categorical posteriors come with the prior that their closed form is of.
+    closed_kl = family.kl is not None and (model.posterior == "categorical" if prior else model.prior == "normal")
     if prior is None and model.prior == "vampprior":
         prior = vampprior(model.pseudo_inputs, shape, family, encode)
     elif prior is None and model.prior == "gaussian_mixture":

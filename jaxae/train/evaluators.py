@@ -71,7 +71,8 @@ def probe(system: System, model: Variables, dataset: Dataset, key: jax.Array, co
     train = _over(run, dataset.train, dataset, key)
     test = _over(run, dataset.test, dataset, key)
     classes = int(train["label"].max()) + 1
-    accuracy = metrics.linear_probe(train["z"], train["label"], test["z"], test["label"], classes)
+    rows = (jnp.asarray(part) for part in (train["z"], train["label"], test["z"], test["label"]))
+    accuracy = metrics.linear_probe(*rows, classes)
     return {"probe_accuracy": accuracy}
 
 

@@ -52,7 +52,7 @@ def train(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     record = Record(config, workdir)
     mesh = sharding.make_mesh(config.mesh)
     program, spec = program_of(config, dataset, mesh)
-    evaluators.check_evaluators(config.evaluators, spec.build(None), config.system)
+    evaluators.check_evaluators(config.evaluators, spec.build(None), config.system, dataset)
     record.start(mesh, dataset, program.abstract.params)
 
     with Interrupt() as interrupt:

@@ -37,7 +37,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     model = config.model
     if model.samples < 1:
         raise ValueError(f"model.samples={model.samples} must be at least 1")
-    if model.likelihood == "mse" or model.posterior in ("point", "planar", "iaf"):
+    if model.likelihood == "mse" or model.posterior not in ("diagonal", "full", "mixture"):
         raise ValueError("an IWAE needs densities at any z: a likelihood other than 'mse', and model.posterior="
                          "'diagonal', 'full' or 'mixture'")
     if not 0.0 <= model.elbo_share <= 1.0:
