@@ -15,14 +15,14 @@ from jaxae.train import ensemble, fit
 from jaxae.train.setup import example_of
 
 
-def _manifold(n: int, intrinsic: int, ambient: int, seed: int):
-    """Points of a smooth random map of the cube, [n ambient], and their coordinates."""
+def _manifold(n: int, intrinsic: int, ambient: int, seed: int, bend: float = 4.0):
+    """Points of a smooth random map of the cube, [n ambient], and their coordinates; the more bent the larger `bend`."""
     net, coordinates = (
         MLP((64, ambient), activation=jnp.tanh),
         jax.random.uniform(jax.random.key(seed), (n, intrinsic), minval=-1.0),
     )
     params = net.init(jax.random.key(99), coordinates)
-    return np.asarray(jax.jit(net.apply)(params, 4.0 * coordinates)), np.asarray(coordinates)
+    return np.asarray(jax.jit(net.apply)(params, bend * coordinates)), np.asarray(coordinates)
 
 
 @claim(
@@ -74,7 +74,7 @@ def power_law_slope(sizes, values, draws: int = 1000, seed: int = 0) -> tuple[fl
 SIZES, LARGE, REPEATS = (100, 200, 400, 800, 1600, 3200), 51_200, 3
 
 
-def _test_risks(dimension: int, ambient: int, steps: int, **keys):
+def _test_risks(dimension: int, ambient: int, steps: int, bend: float, **keys):
     """Test risk (cost + lambda MMD^2) of autoencoders trained on n points, [sizes repeats], and on very many [repeats].
 
     All are members of one ensemble: each has a sample of its own in `table`, where it finds its examples by the
@@ -83,8 +83,8 @@ def _test_risks(dimension: int, ambient: int, steps: int, **keys):
     size = np.repeat((*SIZES, LARGE), REPEATS)
     repeat = np.tile(np.arange(REPEATS), len(SIZES) + 1)
     offset = np.where(size == LARGE, 0, LARGE + repeat * SIZES[-1])
-    table, _ = _manifold(LARGE + REPEATS * SIZES[-1], dimension, ambient, 0)
-    test, _ = _manifold(20_000, dimension, ambient, 1)
+    table, _ = _manifold(LARGE + REPEATS * SIZES[-1], dimension, ambient, 0, bend)
+    test, _ = _manifold(20_000, dimension, ambient, 1, bend)
     dataset = data.from_arrays(table[:LARGE], test_x=test)
     config = config_of(wae, steps, latent=dimension, likelihood="mse", prior="uniform", cost_scale=1.0 / ambient,
                        **keys)
@@ -122,7 +122,7 @@ def risk_falls_at_the_rate_of_the_intrinsic_dimension(threshold):
     slopes, found = {}, {}
     for dimension in (2, 6):
         for ambient in (32, 128):
-            risk, floor = _test_risks(dimension, ambient, 3000, features=(128, 128), weight=1.0)
+            risk, floor = _test_risks(dimension, ambient, 3000, 8.0, features=(128, 128), weight=1.0, rate=3e-3)
             slope, interval = power_law_slope(SIZES, risk - floor.mean())
             slopes[dimension, ambient] = slope
             found |= {f"slope_{dimension}_{ambient}": slope, f"interval_{dimension}_{ambient}": interval,
