@@ -16,7 +16,7 @@ from jaxae.train.setup import example_of
 
 
 def _manifold(n: int, intrinsic: int, ambient: int, seed: int, bend: float = 4.0):
-    """Points of a smooth random map of the cube, [n ambient], and their coordinates; the more bent the larger `bend`."""
+    """Points of a random map of the cube, smooth but more bent for a larger `bend`, [n ambient], and coordinates."""
     net, coordinates = (
         MLP((64, ambient), activation=jnp.tanh),
         jax.random.uniform(jax.random.key(seed), (n, intrinsic), minval=-1.0),

@@ -35,16 +35,26 @@ def _codes(run, member, split, dataset, key=None):
     "samples have a lower Frechet distance than the AE's and no higher than the VAE's",
 )
 def wae_against_ae_and_vae(threshold):
-    """28x28 digits, 8 latents, the same convolutional networks and steps."""
+    """28x28 digits, 8 latents, the same convolutional networks, steps and cost |x - x_hat|^2.
+
+    That cost is the VAE's for pixels of variance 1/2. A VAE of Bernoulli pixels, whose cost is another, is measured
+    beside it, outside the verdict.
+    """
     dataset, found = data.load(dict(source="digits")), {}
     features = metrics.digit_features()
     real = over(lambda b: features(b["x"]), dataset.test, dataset)
     prior = jax.random.normal(jax.random.key(7), (1000, 8))
-    for name, module, keys in (("ae", wae, dict(divergence="none")), ("wae", wae, {}), ("vae", vae, {})):
-        keys = keys | (dict(likelihood="mse") if module is wae else {})
-        run = trained(config_of(module, 1500, latent=8, network="conv", channels=(16, 32), blocks=0, **keys), dataset)
+    for name, module, keys in (
+        ("ae", wae, dict(likelihood="mse", cost_scale=1.0, divergence="none")),
+        ("wae", wae, dict(likelihood="mse", cost_scale=1.0, weight=10.0)),
+        ("vae", vae, dict(likelihood="gaussian", scale=0.5**0.5)),
+        ("vae_bernoulli", vae, {}),
+    ):
+        config = config_of(module, 1500, rate=3e-3, latent=8, network="conv", channels=(16, 32), blocks=0, **keys)
+        config.optim.schedule = "cosine"
+        run = trained(config, dataset)
         member, system = run.members[0], run.system
-        z = _codes(run, member, dataset.test, dataset, jax.random.key(3) if name == "vae" else None)
+        z = _codes(run, member, dataset.test, dataset, jax.random.key(3) if module is vae else None)
         images = jax.jit(lambda key, m=member, s=system: features(s.sample(m, key, 1000)))(jax.random.key(1))
         found |= {
             f"{name}_mse": float(run.test["mse"][0]),
@@ -67,14 +77,14 @@ def wae_against_ae_and_vae(threshold):
     sentence="WAE-GAN on a swiss roll in the plane ends with a discriminator near chance and codes that follow N(0, I)",
 )
 def wae_gan_matches_the_prior(threshold):
-    """2 latents; accuracy and sliced W_2 on the test codes."""
+    """2 latents; accuracy and sliced W_2 on the test codes, at averaged parameters: the two players circle."""
     rng = np.random.default_rng(0)
     t = 1.5 * np.pi * (1 + 2 * rng.uniform(size=10_000))
     roll = np.stack([t * np.cos(t), t * np.sin(t)], 1) / 8.0 + 0.02 * rng.normal(size=(10_000, 2))
     dataset = points(roll)
     config = config_of(
         wae,
-        6000,
+        20_000,
         batch_size=200,
         features=(128, 128),
         latent=2,
@@ -82,10 +92,10 @@ def wae_gan_matches_the_prior(threshold):
         cost_scale=1.0,
         divergence="gan",
         weight=1.0,
-        critic=(128, 128, 128),
+        critic=(256, 256, 256),
         critic_rate=1e-3,
     )
-    config.optim.b1 = 0.5
+    config.optim.update(dict(b1=0.5, average=0.9995, schedule="piecewise", drops=((12_000, 0.3),)))
     run = trained(config, dataset)
     z = jnp.asarray(_codes(run, run.members[0], dataset.test, dataset))
     prior = jax.random.normal(jax.random.key(1), z.shape)
@@ -106,18 +116,24 @@ def wae_gan_matches_the_prior(threshold):
     "more than 1.3 times its error, and 95% of the codes lie in the ring",
 )
 def sliced_wasserstein_shapes_the_codes(threshold):
-    """28x28 digits, 2 latents, ring of radii 0.5 to 1; a VAE is the control."""
+    """28x28 digits, 2 latents, a ring of radii 0.5 to 1; codes of the test set; a VAE is the control.
+
+    lambda grows by factors of 1.1, as in the published code, but more often.
+    """
     dataset, found = data.load(dict(source="digits")), {}
     ring = priors.ring(0.5)
+    growing = dict(growth=1.1, growth_every=40, growth_start=200)
     models = (
         ("ae", wae, dict(divergence="none")),
-        ("swae", wae, dict(divergence="sliced", weight=60.0)),
+        ("swae", wae, dict(divergence="sliced", weight=200.0) | growing),
         ("vae", vae, {}),
     )
     for name, module, keys in models:
         if module is wae:
             keys = keys | dict(likelihood="bernoulli", prior="ring", cost="mean", cost_scale=1.0)
-        run = trained(config_of(module, 4000, batch_size=250, latent=2, features=(512, 256), **keys), dataset)
+        config = config_of(module, 2000, batch_size=250, latent=2, features=(256, 128), **keys)
+        config.optim.update(dict(schedule="cosine", average=0.99))
+        run = trained(config, dataset)
         z = jnp.asarray(_codes(run, run.members[0], dataset.test, dataset))
         draws = ring.sample((), jax.random.key(1), z.shape[0])
         radius = np.linalg.norm(np.asarray(z), axis=1)
