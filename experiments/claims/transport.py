@@ -46,7 +46,7 @@ def wae_against_ae_and_vae(threshold):
     prior = jax.random.normal(jax.random.key(7), (1000, 8))
     for name, module, keys in (
         ("ae", wae, dict(likelihood="mse", cost_scale=1.0, divergence="none")),
-        ("wae", wae, dict(likelihood="mse", cost_scale=1.0, weight=10.0)),
+        ("wae", wae, dict(likelihood="mse", cost_scale=1.0, weight=30.0)),
         ("vae", vae, dict(likelihood="gaussian", scale=0.5**0.5)),
         ("vae_bernoulli", vae, {}),
     ):
