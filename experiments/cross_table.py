@@ -1,6 +1,6 @@
 """Every autoencoder with every latent sampler: Frechet and kernel distance, error and likelihood on the digits.
 
-    python experiments/cross_table.py                      # all models, 2 seeds, 3,000 steps: half an hour on 2 cores
+    python experiments/cross_table.py                      # all models, 2 seeds, 3,000 steps: two hours on 2 cores
     python experiments/cross_table.py --models=vae,wae     # some of them
     python experiments/cross_table.py --steps=300 --seeds=1
 
@@ -108,13 +108,13 @@ def figure(rows, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     place, width = np.arange(len(rows)), 0.2
-    _, axes = plt.subplots(figsize=(1.5 + 0.7 * len(rows), 4))
+    _, axes = plt.subplots(figsize=(max(6.0, 1.5 + 0.7 * len(rows)), 4.5))
     for i, sampler in enumerate(SAMPLERS):
         values = np.array([numbers[f"frechet, {sampler}"] for numbers in rows.values()])
         axes.bar(place + (i - 1.5) * width, values.mean(1), width, label=sampler, yerr=values.std(1))
     axes.set(ylabel="Frechet distance to the test set", xticks=place, yscale="log")
     axes.set_xticklabels(rows, rotation=45, ha="right")
-    axes.legend(title="latents from")
+    axes.legend(title="latents from", ncols=len(SAMPLERS), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     plt.tight_layout()
     plt.savefig(path, dpi=110)
 
