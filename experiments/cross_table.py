@@ -19,7 +19,7 @@ import matplotlib
 import numpy as np
 from absl import app, flags
 from claims.training import config_of as claim_config
-from claims.training import over, trained
+from claims.training import nll, over, trained
 
 from jaxae import data, metrics
 from jaxae.systems.latent import prior
@@ -83,11 +83,7 @@ def row(model: str, options, dataset, features, real) -> dict[str, list[float]]:
             numbers.setdefault(f"frechet, {sampler}", []).append(float(metrics.frechet_distance(found, real)))
             numbers.setdefault(f"kernel, {sampler}", []).append(float(metrics.kernel_distance(found, real)))
         if system.log_weights is not None:
-            def nll(batch, m=member):
-                def log_w(key, x, k):
-                    return system.log_weights(m, key, x, k)
-                return metrics.importance_sampled_nll(log_w, jax.random.key(4), batch["x"], options.nll_samples, 50)
-            numbers.setdefault("nll", []).append(float(over(nll, dataset.test, dataset).mean()))
+            numbers.setdefault("nll", []).append(nll(run, member, dataset, options.nll_samples))
     return numbers
 
 

@@ -29,9 +29,8 @@ def ours(case: str, seeds: int, steps: int, nll_samples: int) -> list[dict]:
     import jax
 
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    from claims.training import config_of, digits, over, trained
+    from claims.training import config_of, digits, nll, over, trained
 
-    from jaxae import metrics
     from jaxae.systems.gaussian import iwae, vae
     from jaxae.systems.transport import wae
 
@@ -44,11 +43,7 @@ def ours(case: str, seeds: int, steps: int, nll_samples: int) -> list[dict]:
         samples = jax.jit(lambda key, m=member: run.system.sample(m, key, 1000))(jax.random.key(i))
         rows.append({"samples": np.asarray(samples)})
         if run.system.log_weights is not None:
-            def estimate(batch, m=member):
-                def log_w(key, x, k):
-                    return run.system.log_weights(m, key, x, k)
-                return metrics.importance_sampled_nll(log_w, jax.random.key(9), batch["x"], nll_samples, 50)
-            rows[-1] |= {"nll": float(over(estimate, dataset.test, dataset).mean()),
+            rows[-1] |= {"nll": nll(run, member, dataset, nll_samples),
                          "elbo": float(over(lambda b, m=member: run.system.log_weights(
                              m, jax.random.key(8), b["x"], 50).mean(0), dataset.test, dataset).mean())}
     return rows

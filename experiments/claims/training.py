@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxae import data, systems
+from jaxae import data, metrics, systems
 from jaxae.systems.base import System, Variables, variables
 from jaxae.train import ensemble, fit
 from jaxae.train.config import base
@@ -65,6 +65,17 @@ def over(function, source, dataset: "data.Dataset", size: int = 500) -> np.ndarr
     """`function(batch)` over a split, concatenated."""
     run = jax.jit(function)
     return np.concatenate([np.asarray(run(batch)) for batch in batches(source, dataset, size)])
+
+
+def nll(run: Trained, member: Variables, dataset: "data.Dataset", samples: int) -> float:
+    """Mean -log p(x) of the test split in nats, by importance samples from the model's posterior."""
+    def estimate(batch):
+        def log_w(key, x, k):
+            return run.system.log_weights(member, key, x, k)
+
+        return metrics.importance_sampled_nll(log_w, jax.random.key(1), batch["x"], samples, 50)
+
+    return float(over(estimate, dataset.test, dataset).mean())
 
 
 def digits(binarize: str = "none", size: int = 14) -> "data.Dataset":
