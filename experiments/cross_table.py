@@ -6,11 +6,13 @@
 
 Every model has the same networks (784-512-16), data and number of updates; its samples come from its own prior, from
 a mixture of 10 Gaussians, a flow and an autoregressive network, fitted afterwards to the codes of the training set.
-Distances are between 1,000 samples and the test set on the features of a digit classifier. The table and a figure
-land in `experiments/results/`, or `--output`.
+Distances are between 1,000 samples and the test set on the features of a digit classifier. The numbers, the table and
+a figure land in `experiments/results/`, or `--output`; rows that stand there from a run with the same settings stay,
+those of `--models` are measured anew.
 """
 
 import importlib.util
+import json
 import tempfile
 from pathlib import Path
 
@@ -38,7 +40,7 @@ flags.DEFINE_list("models", list(MODELS), f"Among {', '.join(MODELS)}.")
 flags.DEFINE_integer("steps", 3000, "Updates of each model.")
 flags.DEFINE_integer("seeds", 2, "Members of each model, side by side.")
 flags.DEFINE_integer("nll_samples", 500, "Importance samples of the likelihood.")
-flags.DEFINE_string("output", str(HERE / "results"), "Folder of cross_table.md and cross_table.png.")
+flags.DEFINE_string("output", str(HERE / "results"), "Folder of cross_table.json, .md and .png.")
 
 
 def config_of(model: str, steps: int, seeds: int):
@@ -125,16 +127,26 @@ def main(_):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     dataset, features = data.load(dict(source="digits")), metrics.digit_features()
     real = over(lambda b: features(b["x"]), dataset.test, dataset)
-    out, rows = Path(options.output), {}
+    out = Path(options.output)
     out.mkdir(parents=True, exist_ok=True)
+    settings = {name: options[name].value for name in ("steps", "seeds", "nll_samples")}
+    rows = earlier(out / "cross_table.json", settings)
     for model in options.models:
         rows[model] = row(model, options, dataset, features, real)
         print(table({model: rows[model]}).splitlines()[-1], flush=True)
+        rows = {name: rows[name] for name in MODELS if name in rows}
+        (out / "cross_table.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
         (out / "cross_table.md").write_text(
             f"{options.steps} updates, {options.seeds} seeds; nll: nats, {options.nll_samples} importance samples.\n\n"
             + table(rows))
     figure(rows, out / "cross_table.png")
     print(table(rows))
+
+
+def earlier(path: Path, settings: dict) -> dict[str, dict[str, list[float]]]:
+    """Rows of a file that the same settings wrote."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found["rows"] if found.get("settings") == settings else {}
 
 
 if __name__ == "__main__":

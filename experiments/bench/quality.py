@@ -6,7 +6,8 @@
 Needs the extra `parity`. 784-512-16 with ReLU, 4,000 grey digits for training, 1,000 for the test, Adam at 1e-3, in
 batches of 100. ELBO and NLL (importance samples, Bernoulli cross-entropy of grey values) are nats an example on the
 test set; the Frechet distance is between 1,000 decoded draws of the prior and the test set on the features of a digit
-classifier. Initial weights are each library's own.
+classifier. Both start from weights of the same variance, 1 / (3 inputs), which is PyTorch's: from three times that
+(Flax's) the VAE over-fits these 4,000 digits by some 0.7 nat of ELBO more.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def ours(case: str, seeds: int, steps: int, nll_samples: int) -> list[dict]:
     name, keys = OURS[case]
     dataset = digits(size=28)
     run = trained(config_of({"vae": vae, "iwae": iwae, "wae": wae}[name], steps, seeds=seeds, batch_size=BATCH,
-                            rate=RATE, features=(512,), latent=LATENT, **keys), dataset)
+                            rate=RATE, features=(512,), latent=LATENT, initializer="third_uniform", **keys), dataset)
     rows = []
     for i, member in enumerate(run.members):
         samples = jax.jit(lambda key, m=member: run.system.sample(m, key, 1000))(jax.random.key(i))

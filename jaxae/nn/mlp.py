@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
-from flax.typing import Dtype
+from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float
 
 
@@ -15,6 +15,7 @@ class MLP(nn.Module):
       activation: elementwise, between layers.
       dtype: of the computation; None keeps the input's. Parameters are float32, in `dense0`, `dense1`, ...
       activate_final: apply `activation` to the output too.
+      kernel_init: of the weights; biases start at zero.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -26,13 +27,14 @@ class MLP(nn.Module):
     activation: Callable[[Array], Array] = nn.relu
     dtype: Dtype | None = None
     activate_final: bool = False
+    kernel_init: Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch o"]:
         if not self.features:
             raise ValueError("MLP: features is empty: name at least the width of the output.")
         for i, width in enumerate(self.features):
-            x = nn.Dense(width, dtype=self.dtype, name=f"dense{i}")(x)
+            x = nn.Dense(width, dtype=self.dtype, kernel_init=self.kernel_init, name=f"dense{i}")(x)
             if i + 1 < len(self.features) or self.activate_final:
                 x = self.activation(x)
         return x

@@ -17,7 +17,11 @@ class Prior(NamedTuple):
         latent's dimensions. `key` is for priors with noise in training (dropout); without it there is none.
       sample: `(params, key, n, label=None) -> latents [n ...]`; `n` is static.
       fit: `(params, latents, key) -> params`, closed form or EM over the whole set; None where the prior
-        is trained by gradient on `-log_prob`.
+        is trained by gradient.
+      loss: `(params, latents, label, key) -> [n]`, what training minimises where it is not `-log_prob`: a bound, a
+        masked cross-entropy, a denoising error; its units stand in the prior's docstring. None where it is `-log_prob`.
+
+    A prior whose density is not tractable has `log_prob=None`.
 
     >>> import jax, jax.numpy as jnp
     >>> normal = Prior(
@@ -30,6 +34,7 @@ class Prior(NamedTuple):
     """
 
     init: Callable
-    log_prob: Callable
+    log_prob: Callable | None
     sample: Callable
     fit: Callable | None = None
+    loss: Callable | None = None

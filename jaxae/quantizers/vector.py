@@ -12,8 +12,8 @@ from jaxae import collectives
 _ROWS = 256  # rows of the distance matrix that are alive at once: it stays in cache
 
 
-class Quantized(NamedTuple):
-    """What a quantizer returns for `z [n ... d]`."""
+class VectorQuantized(NamedTuple):
+    """What `vector_quantize` returns for `z [n ... d]`."""
 
     z_q: Array  # [n ... d] codes, with the gradient estimator's path to z
     indices: Array  # [n ...] int32
@@ -94,7 +94,7 @@ def straight_through(z: Float[Array, "*n d"], z_q: Float[Array, "*n d"]) -> Floa
     return z + lax.stop_gradient(z_q - z)
 
 
-def vector_quantize(z: Float[Array, "n *positions d"], codebook: Float[Array, "k d"]) -> Quantized:
+def vector_quantize(z: Float[Array, "n *positions d"], codebook: Float[Array, "k d"]) -> VectorQuantized:
     """Replaces each vector by its nearest code.
 
     The two losses are means over positions and channels (as in Sonnet), so that a commitment weight means the
@@ -107,7 +107,7 @@ def vector_quantize(z: Float[Array, "n *positions d"], codebook: Float[Array, "k
       codebook: `[k d]`.
 
     Returns:
-      `Quantized`; the decoder's gradient reaches z unchanged and does not reach the codebook.
+      `VectorQuantized`; the decoder's gradient reaches z unchanged and does not reach the codebook.
 
     Example:
       >>> import jax.numpy as jnp
@@ -121,7 +121,7 @@ def vector_quantize(z: Float[Array, "n *positions d"], codebook: Float[Array, "k
     codes = lookup(indices, codebook).astype(jnp.float32)
     z32 = z.astype(jnp.float32)
     axes = tuple(range(1, z.ndim))
-    return Quantized(
+    return VectorQuantized(
         z_q=straight_through(z, lax.stop_gradient(codes).astype(z.dtype)),
         indices=indices,
         codebook_loss=jnp.mean((lax.stop_gradient(z32) - codes) ** 2, axis=axes),

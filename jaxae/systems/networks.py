@@ -19,13 +19,16 @@ from jaxae.systems import sentence_networks
 from jaxae.systems.observation import Observation
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu, "silu": nn.silu}
+INITIALIZERS = {"lecun_normal": nn.initializers.lecun_normal(),
+                "third_uniform": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")}
 NETWORKS = ("conv", "mlp", "mnist_conv", "resnet_v2", "dcgan", "unscented", "lstm")
 
 
 def defaults() -> dict[str, Any]:
     """Keys of `config.model` that choose the networks.
 
-    `network`: 'conv' (strided 4x4 convolutions to `channels`, then `blocks` residual blocks), 'mlp' (`features`),
+    `network`: 'conv' (strided 4x4 convolutions to `channels`, then `blocks` residual blocks), 'mlp' (`features`, whose
+    weights start by `initializer`: 'lecun_normal' of variance 1 / inputs, or 'third_uniform' of a third of that),
     'mnist_conv' (128-256-512-1024, for 28x28 images; with group normalisation where `norm`), 'resnet_v2' (`blocks`
     pre-activation blocks before each halving, half as many in the decoder), 'dcgan' (4x4 convolutions to `channels`,
     then dense `features`), 'unscented' (3x3 convolutions to `channels`; the decoder starts from a map of 1/4 of the
@@ -35,8 +38,8 @@ def defaults() -> dict[str, Any]:
     by `pixelcnn_layers` of kernels of side `pixelcnn_kernel`, after a first one of 7.
     """
     return dict(network="conv", channels=(32, 64), blocks=2, hidden=32, features=(512,), activation="relu", norm=False,
-                likelihood="bernoulli", scale=1.0, decoder="factorised", pixelcnn_hidden=32, pixelcnn_layers=4,
-                pixelcnn_kernel=3) | sentence_networks.defaults()
+                initializer="lecun_normal", likelihood="bernoulli", scale=1.0, decoder="factorised",
+                pixelcnn_hidden=32, pixelcnn_layers=4, pixelcnn_kernel=3) | sentence_networks.defaults()
 
 
 class VectorEncoder(nn.Module):
@@ -73,12 +76,14 @@ class Reshape(nn.Module):
     features: tuple[int, ...]
     shape: tuple[int, ...]
     activation: Callable = nn.relu
+    kernel_init: Callable = INITIALIZERS["lecun_normal"]
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         sizes = (*self.features, math.prod(self.shape))
-        h = MLP(sizes, activation=self.activation, dtype=self.dtype, name="mlp")(x.reshape(x.shape[0], -1))
+        body = MLP(sizes, self.activation, self.dtype, kernel_init=self.kernel_init, name="mlp")
+        h = body(x.reshape(x.shape[0], -1))
         return h.reshape(x.shape[0], *self.shape)
 
 
@@ -116,11 +121,17 @@ def activation(model) -> Callable:
     return ACTIVATIONS[model.activation]
 
 
+def _initializer(model) -> Callable:
+    if model.initializer not in INITIALIZERS:
+        raise ValueError(f"model.initializer={model.initializer!r} must be one of {', '.join(INITIALIZERS)}")
+    return INITIALIZERS[model.initializer]
+
+
 def vector_encoder(model, shape: tuple[int, ...], out: int, dtype) -> nn.Module:
     """A module `x [n *shape] -> [n out]`, float32."""
     check_network(model)
     if model.network == "mlp":
-        return Reshape(tuple(model.features), (out,), activation(model), dtype)
+        return Reshape(tuple(model.features), (out,), activation(model), _initializer(model), dtype)
     if model.network == "mnist_conv":
         return VectorEncoder(MNISTConvEncoder(model.norm, dtype=dtype), out, dtype)
     if model.network == "lstm":
@@ -145,7 +156,8 @@ def vector_decoder(model, shape: tuple[int, ...], channels: int, dtype) -> nn.Mo
     if model.network == "lstm":
         return nn.Dense(channels, dtype=dtype)
     if model.network == "mlp":
-        return Reshape(tuple(reversed(tuple(model.features))), (*shape[:-1], channels), activation(model), dtype)
+        return Reshape(tuple(reversed(tuple(model.features))), (*shape[:-1], channels), activation(model),
+                       _initializer(model), dtype)
     if model.network == "mnist_conv":
         return MNISTConvDecoder(channels, model.norm, dtype=dtype)
     widths = tuple(reversed(tuple(model.channels)))
