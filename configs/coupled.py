@@ -1,4 +1,4 @@
-"""The coupled variational autoencoder (Hao and Shafto 2023, arXiv 2306.02565).
+r"""The coupled variational autoencoder (Hao and Shafto 2023, arXiv 2306.02565).
 
     python experiments/run.py --config=configs/coupled.py
 
@@ -6,7 +6,11 @@ A decoder from the plane to a ring of eight Gaussians, under the entropic transp
 
 The plan is solved by Sinkhorn. Variants: `semidual` (by averaged stochastic ascent), `dual` (with a network as the
 latents' potential), `amortised` (an encoder and an MMD in place of the plan), `expected` (all latents of an example's
-row, weighted), `digits` (the 4,000 embedded digits, 300 latents in the plan), `paper` (MNIST at the paper's scale).
+row, weighted), `digits` (the 4,000 embedded digits, 300 latents in the plan), `paper` (MNIST at the paper's
+scale), `paper_celeba`. As in the paper, the decoder may start from a trained VAE's:
+
+    python experiments/run.py --config=configs/coupled.py:digits --config.init_from=WORKDIR \
+        --config.init_parts='("decoder",)'
 """
 
 from jaxae.systems.transport import coupled
@@ -52,9 +56,18 @@ def get_config(arg: str = ""):
                       prepare_every=117))
         c.optim.update(dict(learning_rate=1e-4, schedule="cosine", final_scale=0.1))
 
+    def paper_celeba(c):
+        # The paper shows faces and does not state their settings: those of its digits, with 64 latents and a fixed
+        # Gaussian. `--config.init_from=WORKDIR --config.init_parts='("decoder",)'` starts from a VAE's decoder.
+        paper(c)
+        c.data.update(dict(source="tfds:celeb_a", size=64))
+        c.model.update(dict(likelihood="gaussian", scale=0.1, latent=64, channels=(32, 64, 128, 256),
+                            ascent_rate=1 / 163, ascent_steps=318, examples=162_770))
+        c.update(dict(steps=31_800, eval_every=3180, figures_every=3180, checkpoint_every=3180, prepare_every=318))
+
     def tiny(c):
         c.model.update(dict(features=(16,), draws=20, chunk=10, ascent_steps=4, examples=64, potential=(8,)))
         c.update(dict(prepare_every=1))
 
     return apply_variants(config, arg, dict(semidual=semidual, dual=dual, amortised=amortised, expected=expected,
-                                            digits=digits, paper=paper, tiny=tiny))
+                                            digits=digits, paper=paper, paper_celeba=paper_celeba, tiny=tiny))

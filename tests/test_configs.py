@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import json
+import math
 import re
 from pathlib import Path
 
@@ -144,6 +145,18 @@ def test_paper_scale_wae_has_the_papers_convolutions():
     convolutions = sum((16 * a + 1) * b + 2 * b for a, b in zip(channels, channels[1:], strict=False))  # and norms
     assert sizes["encoder"] == convolutions + dense(1024, 8)
     assert (config.model.latent, config.model.weight, config.batch_size) == (8, 10.0, 100)
+
+
+@pytest.mark.parametrize("arg, shape, examples", [("paper", (32, 32, 1), 60_000),
+                                                  ("paper_celeba", (64, 64, 3), 162_770)])
+def test_paper_scale_coupled_vae_solves_anew_each_epoch_from_a_map_of_4x4(arg, shape, examples):
+    config, sizes = sizes_at_paper_scale("coupled", arg, shape)
+    assert set(sizes) == {"decoder"}  # no encoder: the plan takes its place
+    last = config.model.channels[-1]
+    assert sizes["decoder"] > dense(config.model.latent, 4 * 4 * last)
+    epoch = math.ceil(examples / config.batch_size)
+    assert (config.prepare_every, config.steps) == (epoch, 100 * epoch)
+    assert config.model.ascent_rate * examples == pytest.approx(1000, rel=0.01)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)

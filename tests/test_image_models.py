@@ -12,7 +12,10 @@ from test_configs import dense, get_config, sizes_at_paper_scale
 from jaxae import systems
 from jaxae.losses import individual_variance_kl, mmd, population_kl, rbf
 from jaxae.metrics.image import laplacian_sharpness
+from jaxae.nn.dropout import dropout
+from jaxae.nn.pooled import PooledDecoder, PooledEncoder
 from jaxae.nn.resnet_v2 import PreActivationBlock, ResNetV2Decoder, ResNetV2Encoder
+from jaxae.systems import latent_model
 from jaxae.systems.base import Variables
 from jaxae.systems.gaussian import generated
 from jaxae.train.config import base
@@ -85,6 +88,83 @@ def test_paper_scale_population_vae_halves_faces_seven_times_to_512_latents():
     widths = (3, 128, 128, 128, 64, 64, 1)
     assert sizes["adversary"] == sum(conv(3, a, b) for a, b in zip(widths, widths[1:], strict=False))
     assert (config.optim.learning_rate, config.optim.b1, config.data.augment) == (1e-4, 0.5, ("flip",))
+
+
+def test_paper_scale_wae_of_faces_has_5x5_filters_and_starts_from_a_map_of_8x8x1024():
+    config, sizes = sizes_at_paper_scale("wae", "paper_celeba", (64, 64, 3))
+    widths = (3, 128, 256, 512, 1024)
+    assert sizes["encoder"] == (sum(conv(5, a, b) + 2 * b for a, b in zip(widths, widths[1:], strict=False))
+                                + dense(4 * 4 * 1024, 64))
+    assert sizes["decoder"] == (dense(64, 8 * 8 * 1024) + conv(5, 1024, 512) + conv(5, 512, 256) + conv(5, 256, 128)
+                                + 2 * (512 + 256 + 128) + conv(5, 128, 3))
+    assert (config.model.weight, config.model.input_noise, config.batch_size) == (100.0, 0.005, 100)
+    adversarial, sizes = sizes_at_paper_scale("wae", "gan,paper_celeba", (64, 64, 3))
+    assert (adversarial.model.weight, adversarial.optim.learning_rate) == (1.0, 3e-4) and "adversary" in sizes
+
+
+def test_paper_scale_sliced_wae_has_pairs_of_convolutions_with_pooling():
+    config, sizes = sizes_at_paper_scale("wae", "paper_sliced")
+    assert sizes["encoder"] == (conv(3, 1, 16) + conv(3, 16, 16) + conv(3, 16, 32) + conv(3, 32, 32) + conv(3, 32, 64)
+                                + conv(3, 64, 64) + dense(4 * 4 * 64, 128, 2))
+    assert sizes["decoder"] == (dense(2, 128, 4 * 4 * 64) + 2 * conv(3, 64, 64) + conv(3, 64, 32) + conv(3, 32, 32)
+                                + conv(3, 32, 16) + conv(3, 16, 16) + conv(3, 16, 1))
+    assert (config.batch_size, config.model.projections, config.optim.name) == (500, 50, "rmsprop")
+
+
+def test_pooling_averages_and_doubling_repeats():
+    """With kernels that pass their input on, a constant goes through both, and an image comes out as its averages."""
+    encoder, decoder = PooledEncoder((1,), ()), PooledDecoder((3, 5), (1,), 1, ())
+    x = jax.random.uniform(jax.random.key(0), (2, 3, 5, 1))  # positive: the activation does nothing
+    centre = {"kernel": jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0), "bias": jnp.zeros(1)}
+    code = jax.jit(lambda x: encoder.apply({"params": {"conv0a": centre, "conv0b": centre}}, x))(x)
+    padded = np.pad(np.asarray(x), ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")
+    averages = padded.reshape(2, 2, 2, 3, 2).mean((2, 4))
+    np.testing.assert_allclose(code, averages.reshape(2, 6), rtol=1e-6)
+    same = {"dense0": {"kernel": jnp.eye(6), "bias": jnp.zeros(6)}, "conv0a": centre, "conv0b": centre, "out": centre}
+    drawn = jax.jit(lambda z: decoder.apply({"params": same}, z))(code)
+    np.testing.assert_allclose(drawn[..., 0], averages.repeat(2, 1).repeat(2, 2)[:, :3, :5], rtol=1e-6)
+
+
+def test_dropout_keeps_the_mean_and_is_only_in_training():
+    keys = jax.random.split(jax.random.key(0), 200)
+    x = jnp.arange(1.0, 9.0).reshape(8, 1)
+    many = jax.jit(jax.vmap(lambda key: dropout(x, 0.25, key)))(keys)
+    assert set(np.unique(np.asarray(many[:, 2, 0]))) == {0.0, 4.0}
+    np.testing.assert_allclose(many.mean((0, 2)) / x[:, 0], 1.0, atol=4 * np.sqrt(0.25 / 0.75 / 200))
+    shared = jax.vmap(lambda part: dropout(part, 0.25, keys[0], "data"), axis_name="data")(x.reshape(4, 2, 1))
+    np.testing.assert_array_equal(shared.reshape(8, 1), dropout(x, 0.25, keys[0]))
+    with pytest.raises(ValueError, match="must be in"):
+        dropout(x, 1.0, keys[0])
+
+    block, images = PreActivationBlock(8, dropout=0.5), jax.random.normal(jax.random.key(0), (2, 2, 2, 8))
+    params = filled(block, images)
+    still, noisy, again = (block.apply({"params": params}, images, rngs=rngs)
+                           for rngs in (None, {"dropout": keys[0]}, {"dropout": keys[1]}))
+    assert not np.allclose(still, noisy) and not np.allclose(noisy, again)
+
+
+def test_noise_of_training_reaches_encoder_and_decoder_and_leaves_evaluation_alone():
+    config = base()
+    config.system, config.model = "gaussian.vae", latent_model.defaults(
+        network="resnet_v2", channels=(4,), blocks=2, latent=2, likelihood="gaussian", dropout=0.5)
+    example = {"x": jnp.ones((2, 4, 4, 1))}
+    for noise, dropped in ((0.0, 0.5), (0.5, 0.0)):
+        config.model.update(dict(input_noise=noise, dropout=dropped))
+        model = latent_model.latent_model(config, example)
+        params = jax.tree.map(lambda a: jnp.full(a.shape, 0.1), jax.eval_shape(
+            model.init, jax.random.key(0), example["x"]))
+        params = jax.tree.map(lambda a: a + 0.1 * jnp.sin(jnp.arange(a.size)).reshape(a.shape), params)
+        terms = {(train, seed): latent_model.pass_through(
+            model, params, example["x"] * jnp.linspace(0, 1, 4)[:, None], jax.random.key(seed), jnp.zeros(()), train)
+            for train in (True, False) for seed in (0, 1)}
+        assert not np.allclose(terms[True, 0].out, terms[True, 1].out)
+        np.testing.assert_array_equal(terms[False, 0].out, terms[False, 1].out)
+        z = jnp.ones((2, 2))
+        assert np.allclose(terms[True, 0].x_hat(z), terms[True, 1].x_hat(z)) == (not dropped)
+        np.testing.assert_array_equal(terms[False, 0].x_hat(z), terms[False, 1].x_hat(z))
+    config.model.update(dict(network="mlp", dropout=0.5))
+    with pytest.raises(ValueError, match="is for model.network='resnet_v2'"):
+        latent_model.latent_model(config, example)
 
 
 def test_paper_scale_unscented_autoencoder_has_six_convolutions_and_a_map_of_8x8x1024():

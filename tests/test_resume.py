@@ -230,6 +230,19 @@ def test_resume_continues_another_run_and_init_from_takes_its_parameters(referen
     for name in params:
         np.testing.assert_array_equal(found[name], wanted[name])
     assert len(params) == 8 and found["['step']"] == 4
+    # Of the decoder alone, by a model with another encoder.
+    commands.finish(*STREAMED, f"--workdir={tmp_path / 'partly'}", f"--config.init_from={other}",
+                    "--config.init_parts=('decoder',)", "--config.model.posterior=full", "--config.optim.name=sgd",
+                    "--config.optim.learning_rate=0.0", "--config.steps=4")
+    partly = commands.leaves(tmp_path / "partly")
+    for name in params:
+        if "decoder" in name:
+            np.testing.assert_array_equal(partly[name], wanted[name])
+        else:
+            assert partly[name].shape != wanted[name].shape or not np.array_equal(partly[name], wanted[name]) or (
+                not wanted[name].any())
+    commands.mistake(commands.run(*STREAMED, f"--workdir={tmp_path / 'wrong'}", f"--config.init_from={other}",
+                                  "--config.init_parts=('head',)"), "decoder, encoder, not head")
     assert commands.contents(other) == before  # a run that is read is not written to
 
 

@@ -9,12 +9,14 @@ platform and give the same numbers on each; as pure functions they are `jaxae.nn
 from jaxae.nn.attention import SelfAttention, TransformerBlock
 from jaxae.nn.classifier import ConvClassifier
 from jaxae.nn.conv import Conv, ConvTranspose
+from jaxae.nn.dropout import dropout
 from jaxae.nn.flows import IAF, MADE, CouplingFlow, Flow, PlanarFlow
 from jaxae.nn.icnn import ICNN, BrenierMap, InverseLipschitzDecoder, smallest_singular_value
 from jaxae.nn.lstm import LSTMDecoder, LSTMEncoder, beam_search, roll_out, sequence_mask, shifted
 from jaxae.nn.mlp import MLP
 from jaxae.nn.mnist_conv import MNISTConvDecoder, MNISTConvEncoder
 from jaxae.nn.pixelcnn import PixelCNN
+from jaxae.nn.pooled import PooledDecoder, PooledEncoder
 from jaxae.nn.resnet import (
     ConvDecoder,
     ConvEncoder,
@@ -30,8 +32,8 @@ from jaxae.nn.strided import StridedDecoder, StridedEncoder
 __all__ = [
     "BrenierMap", "Conv", "ConvClassifier", "ConvDecoder", "ConvEncoder", "ConvTranspose", "CouplingFlow", "Flow",
     "IAF", "ICNN", "ImageDecoder", "ImageEncoder", "InverseLipschitzDecoder", "LSTMDecoder", "LSTMEncoder", "MADE",
-    "MLP", "MNISTConvDecoder", "MNISTConvEncoder", "PixelCNN", "PlanarFlow", "PreActivationBlock",
-    "PreActivationUpBlock", "ResNetV2Decoder", "ResNetV2Encoder", "ResidualBlock", "ResidualStack", "SelfAttention",
-    "StridedDecoder", "StridedEncoder", "TransformerBlock", "beam_search", "check_divisible", "roll_out",
-    "sequence_mask", "shifted", "smallest_singular_value",
+    "MLP", "MNISTConvDecoder", "MNISTConvEncoder", "PixelCNN", "PlanarFlow", "PooledDecoder", "PooledEncoder",
+    "PreActivationBlock", "PreActivationUpBlock", "ResNetV2Decoder", "ResNetV2Encoder", "ResidualBlock",
+    "ResidualStack", "SelfAttention", "StridedDecoder", "StridedEncoder", "TransformerBlock", "beam_search",
+    "check_divisible", "dropout", "roll_out", "sequence_mask", "shifted", "smallest_singular_value",
 ]

@@ -3,12 +3,11 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxae import collectives
 from jaxae.nn.conv import conv
+from jaxae.nn.dropout import dropout
 
 
 def _gate(x: Array) -> Array:
@@ -141,12 +140,6 @@ class PixelCNN(nn.Module):
                                 name=f"layer{i}")
             vertical, horizontal = layer(vertical, horizontal, bias)
             if self.dropout and not deterministic:
-                horizontal = self._drop(horizontal)
+                horizontal = dropout(horizontal, self.dropout, self.make_rng("dropout"), self.axis_name)
         y = nn.Dense(self.hidden, dtype=self.dtype, name="readout")(nn.relu(horizontal))
         return nn.Dense(self.out, dtype=self.dtype, name="logits")(nn.relu(y)).astype(jnp.float32)
-
-    def _drop(self, x: Array) -> Array:
-        keep = 1.0 - self.dropout
-        kept = collectives.draw(lambda key, shape: jax.random.bernoulli(key, keep, shape),
-                                self.make_rng("dropout"), x.shape, self.axis_name)
-        return jnp.where(kept, x / keep, 0).astype(x.dtype)

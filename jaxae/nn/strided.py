@@ -46,15 +46,17 @@ class StridedEncoder(nn.Module):
 
 
 class StridedDecoder(nn.Module):
-    """A vector to images: dense layers to a map, then 4x4 transposed convolutions of stride 2: `[b d] ->
+    """A vector to images: dense layers to a map, then transposed convolutions of stride 2: `[b d] ->
     [b h*2^k w*2^k out]`, linear.
 
     Attributes:
       shape: `(h, w, c)` of the map.
       channels: of the transposed convolutions between the map and the image.
       out: channels of the image, or parameters per pixel.
-      features: widths of the dense layers before the map; where there are any, an activation follows the map too.
-      last: stride of the last convolution: 2 with a 4x4 kernel, or 1 with a 3x3.
+      features: widths of the dense layers before the map.
+      kernel: side of the kernels.
+      last: stride and side of the kernel of the last convolution.
+      activate_map: whether an activation follows the map.
       norm, activation, dtype: as in `StridedEncoder`.
     """
 
@@ -62,7 +64,9 @@ class StridedDecoder(nn.Module):
     channels: Sequence[int]
     out: int
     features: Sequence[int] = ()
-    last: int = 2
+    kernel: int = 4
+    last: tuple[int, int] = (2, 4)
+    activate_map: bool = True
     norm: bool = False
     activation: Callable[[Array], Array] = nn.relu
     dtype: Dtype | None = None
@@ -72,11 +76,12 @@ class StridedDecoder(nn.Module):
         for i, width in enumerate(self.features):
             z = self.activation(nn.Dense(width, dtype=self.dtype, name=f"dense{i}")(z))
         x = nn.Dense(math.prod(self.shape), dtype=self.dtype, name="map")(z).reshape(-1, *self.shape)
-        x = self.activation(x) if self.features else x
+        x = self.activation(x) if self.activate_map else x
         for i, width in enumerate(self.channels):
-            x = ConvTranspose(width, 4, 2, dtype=self.dtype, name=f"conv{i}")(x)
+            x = ConvTranspose(width, self.kernel, 2, dtype=self.dtype, name=f"conv{i}")(x)
             x = self.activation(_normalise(x, f"norm{i}", self.dtype) if self.norm else x)
-        return ConvTranspose(self.out, 4 if self.last == 2 else 3, self.last, dtype=self.dtype, name="out")(x)
+        stride, side = self.last
+        return ConvTranspose(self.out, side, stride, dtype=self.dtype, name="out")(x)
 
 
 def _normalise(x, name, dtype):

@@ -34,10 +34,11 @@ def defaults(**changed) -> ConfigDict:
     place of `latent`, by Gumbel-softmax of `temperature`; uniform a priori), or 'point' for a deterministic encoder.
     `prior`: 'normal', 'uniform' on [-1, 1]^d, 'ring' (radii 0.5 to 1), 'disk', 'mixture' (8 Gaussians on a circle),
     'sphere', or learned with the model: 'gaussian_mixture' of `clusters`, 'vampprior' with `pseudo_inputs`.
+    `input_noise`: standard deviation of Gaussian noise on what the encoder sees in training.
     """
     keys = networks.defaults() | dict(network="mlp", latent=16, posterior="diagonal", components=4, flow_layers=4,
                                       flow_features=(64,), categories=(), temperature=0.67, prior="normal",
-                                      pseudo_inputs=100, clusters=10)
+                                      pseudo_inputs=100, clusters=10, input_noise=0.0)
     return ConfigDict(keys | changed)
 
 
@@ -48,7 +49,7 @@ class LatentModel(NamedTuple):
     shape: tuple[int, ...]  # of one example
     size: int  # of its latent
     init: Callable[..., PyTree]  # (key, x) -> params
-    encode: Callable[..., Array]  # (params, x) -> out [n outputs], what `posterior` reads
+    encode: Callable[..., Array]  # (params, x, key=None) -> out [n outputs], what `posterior` reads; noisy by a key
     posterior: Posterior
     observed: networks.Observation
     log_prior: Callable[..., Array]  # (params, z) -> [n] nats
@@ -85,8 +86,10 @@ class Terms(NamedTuple):
         return self.model.sample_prior(self.params, self.key, count or self.z.shape[0])
 
     def x_hat(self, z: Array) -> Array:
-        """The decoder's mean."""
-        return self.model.observed.mean(self.params["decoder"], z, self.key)
+        """The decoder's mean, with what noise its training has."""
+        observed = self.model.observed
+        mean = observed.noisy_mean if self.train and observed.noisy_mean is not None else observed.mean
+        return mean(self.params["decoder"], z, self.key)
 
 
 # terms -> (loss [n] or [] whose mean is minimised, metrics {name: [n] or []})
@@ -114,12 +117,17 @@ def latent_model(config: ConfigDict, example: PyTree, axis_name: str | None = No
         raise ValueError(f"model.prior={model.prior!r} is a distribution in the plane: set model.latent=2")
     if model.prior not in (*PRIORS, "gaussian_mixture", "vampprior"):
         raise ValueError(f"model.prior={model.prior!r} must be one of {', '.join(PRIORS)}, gaussian_mixture, vampprior")
-    encoder = networks.vector_encoder(model, shape, family.outputs, dtype)
-    decoder = decoder or (lambda channels: networks.vector_decoder(model, shape, channels, dtype))
+    encoder = networks.vector_encoder(model, shape, family.outputs, dtype, axis_name)
+    decoder = decoder or (lambda channels: networks.vector_decoder(model, shape, channels, dtype, axis_name))
     observed = networks.observation(model, shape, decoder, dtype, axis_name)
 
-    def encode(params, x):
-        return encoder.apply({"params": params["encoder"]}, x).astype(jnp.float32)
+    def encode(params, x, key=None):
+        if key is None:
+            return encoder.apply({"params": params["encoder"]}, x).astype(jnp.float32)
+        drop_key, noise_key = jax.random.split(key)
+        if model.input_noise:
+            x = x + model.input_noise * collectives.draw(jax.random.normal, noise_key, x.shape, axis_name)
+        return encoder.apply({"params": params["encoder"]}, x, rngs={"dropout": drop_key}).astype(jnp.float32)
 
     # Categorical posteriors come with the prior that their closed form is of.
     closed_kl = family.kl is not None and (model.posterior == "categorical" if prior else model.prior == "normal")
@@ -162,8 +170,8 @@ def check_density(model: ConfigDict) -> None:
 def pass_through(model: LatentModel, params: PyTree, x: Array, key: Array, step: Array, train: bool,
                  axis_name: str | None = None) -> Terms:
     """Encodes, draws and decodes a batch."""
-    keys = collectives.split_keys(key, ("z", "objective", "noise"))
-    out = model.encode(params, x)
+    keys = collectives.split_keys(key, ("z", "objective", "noise", "encoder"))
+    out = model.encode(params, x, keys["encoder"] if train else None)
     z, log_q = model.at(params).draw(out, keys["z"], axis_name)
     if train and model.observed.noisy_log_prob is not None:
         log_px = model.observed.noisy_log_prob(params["decoder"], z, x, keys["noise"])

@@ -5,40 +5,41 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array
 
-from jaxae.distributions import likelihood
-from jaxae.nn import MLP, ConvDecoder, ConvEncoder, PixelCNN
+from jaxae.nn import MLP, ConvDecoder, ConvEncoder
 from jaxae.nn.mnist_conv import MNISTConvDecoder, MNISTConvEncoder
+from jaxae.nn.pooled import PooledDecoder, PooledEncoder
 from jaxae.nn.resnet_v2 import ResNetV2Decoder, ResNetV2Encoder
 from jaxae.nn.strided import StridedDecoder, StridedEncoder, leaky_relu
 from jaxae.systems import sentence_networks
 from jaxae.systems.observation import Observation
+from jaxae.systems.pixels import pixel_observation
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu, "silu": nn.silu}
 INITIALIZERS = {"lecun_normal": nn.initializers.lecun_normal(),
                 "third_uniform": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")}
-NETWORKS = ("conv", "mlp", "mnist_conv", "resnet_v2", "dcgan", "unscented", "lstm")
+NETWORKS = ("conv", "mlp", "mnist_conv", "resnet_v2", "dcgan", "wae", "unscented", "pooled", "lstm")
 
 
 def defaults() -> dict[str, Any]:
     """Keys of `config.model` that choose the networks.
 
-    `network`: 'conv' (strided 4x4 convolutions to `channels`, then `blocks` residual blocks), 'mlp' (`features`, whose
-    weights start by `initializer`: 'lecun_normal' of variance 1 / inputs, or 'third_uniform' of a third of that),
-    'mnist_conv' (128-256-512-1024, for 28x28 images; with group normalisation where `norm`), 'resnet_v2' (`blocks`
-    pre-activation blocks before each halving, half as many in the decoder), 'dcgan' (4x4 convolutions to `channels`,
-    then dense `features`), 'unscented' (3x3 convolutions to `channels`; the decoder starts from a map of 1/4 of the
-    image's side and the last of `channels`, halved twice), or 'lstm' for sentences, with keys and a likelihood of its
-    own (`sentence_networks`). `likelihood`: a name of `jaxae.distributions.likelihood`, with `scale` for the fixed
-    Gaussian; systems may add 'mse'. `decoder`: 'factorised', or 'pixelcnn', whose pixels also see those before them,
-    by `pixelcnn_layers` of kernels of side `pixelcnn_kernel`, after a first one of 7.
+    `network`: 'conv' (strided 4x4 convolutions to `channels`, then `blocks` residual blocks), 'mlp' (`features`,
+    whose weights start by `initializer`: 'lecun_normal' of variance 1 / inputs, or 'third_uniform' of a third of
+    that), 'mnist_conv' (128-256-512-1024, for 28x28 images; with group normalisation where `norm`), 'resnet_v2'
+    (`blocks` pre-activation blocks before each halving, half as many in the decoder; with `dropout`), 'dcgan' (4x4
+    convolutions to `channels`, then dense `features`), 'wae' (5x5 convolutions to `channels`, one doubling less in
+    the decoder), 'unscented' (3x3 convolutions to `channels`; the decoder starts from a map of 1/4 of the image's
+    side and the last of `channels`, halved twice), 'pooled' (two 3x3 convolutions and a pooling for each of
+    `channels`, then dense `features`), or 'lstm' for sentences, with keys and a likelihood of its own
+    (`sentence_networks`). `likelihood`: a name of `jaxae.distributions.likelihood`, with `scale` for the fixed
+    Gaussian; systems may add 'mse'. `decoder`: 'factorised', or 'pixelcnn', whose pixels also see those before
+    them, by `pixelcnn_layers` of kernels of side `pixelcnn_kernel`, after a first one of 7.
     """
     return dict(network="conv", channels=(32, 64), blocks=2, hidden=32, features=(512,), activation="relu", norm=False,
-                initializer="lecun_normal", likelihood="bernoulli", scale=1.0, decoder="factorised",
+                dropout=0.0, initializer="lecun_normal", likelihood="bernoulli", scale=1.0, decoder="factorised",
                 pixelcnn_hidden=32, pixelcnn_layers=4, pixelcnn_kernel=3) | sentence_networks.defaults()
 
 
@@ -103,11 +104,13 @@ def map_shape(model, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[0] // factor, shape[1] // factor
 
 
-def _quarter(model, shape):
-    if len(shape) != 3 or shape[0] % 4 or shape[1] % 4 or model.channels[-1] % 4:
-        raise ValueError("model.network='unscented' needs images [n h w c] whose sides are multiples of 4, and a last "
-                         "entry of model.channels that is one: resize with data.size")
-    return shape[0] // 4, shape[1] // 4
+def _smaller(model, shape, factor: int) -> tuple[int, int]:
+    """Height and width of a map that a decoder starts from."""
+    last = model.channels[-1]
+    if len(shape) != 3 or shape[0] % factor or shape[1] % factor or (model.network == "unscented" and last % 4):
+        raise ValueError(f"model.network={model.network!r} needs images [n h w c] whose sides are multiples of {factor}"
+                         f", and 'unscented' a last entry of model.channels that is one of 4: resize with data.size")
+    return shape[0] // factor, shape[1] // factor
 
 
 def activation(model) -> Callable:
@@ -127,49 +130,59 @@ def _initializer(model) -> Callable:
     return INITIALIZERS[model.initializer]
 
 
-def vector_encoder(model, shape: tuple[int, ...], out: int, dtype) -> nn.Module:
+def vector_encoder(model, shape: tuple[int, ...], out: int, dtype, axis_name: str | None = None) -> nn.Module:
     """A module `x [n *shape] -> [n out]`, float32."""
     check_network(model)
-    if model.network == "mlp":
-        return Reshape(tuple(model.features), (out,), activation(model), _initializer(model), dtype)
-    if model.network == "mnist_conv":
-        return VectorEncoder(MNISTConvEncoder(model.norm, dtype=dtype), out, dtype)
-    if model.network == "lstm":
-        return VectorEncoder(sentence_networks.encoder(model, shape, dtype), out, dtype)
-    channels = tuple(model.channels)
-    if model.network == "unscented":  # the map may shrink to one pixel before the last convolution
-        _quarter(model, shape)
-        return VectorEncoder(StridedEncoder(channels, 3, (), model.norm, leaky_relu, dtype), out, dtype)
-    map_shape(model, shape)
-    if model.network == "dcgan":
-        body = StridedEncoder(channels, 4, tuple(model.features), model.norm, activation(model), dtype)
-        return VectorEncoder(body, out, dtype)
-    if model.network == "resnet_v2":
-        return VectorEncoder(ResNetV2Encoder(channels, model.blocks, dtype), out, dtype)
-    body = ConvEncoder(channels, channels[-1], model.blocks, model.hidden, dtype=dtype)
+    channels, features, kind = tuple(model.channels), tuple(model.features), model.network
+    if kind == "mlp":
+        return Reshape(features, (out,), activation(model), _initializer(model), dtype)
+    if kind == "mnist_conv":
+        body = MNISTConvEncoder(model.norm, dtype=dtype)
+    elif kind == "lstm":
+        body = sentence_networks.encoder(model, shape, dtype)
+    elif kind == "pooled":
+        body = PooledEncoder(channels, features, dtype=dtype)
+    elif kind == "unscented":  # the map may shrink to one pixel before the last convolution
+        _smaller(model, shape, 4)
+        body = StridedEncoder(channels, 3, (), model.norm, leaky_relu, dtype)
+    else:
+        map_shape(model, shape)
+        if kind == "dcgan":
+            body = StridedEncoder(channels, 4, features, model.norm, activation(model), dtype)
+        elif kind == "wae":
+            body = StridedEncoder(channels, 5, (), model.norm, activation(model), dtype)
+        elif kind == "resnet_v2":
+            body = ResNetV2Encoder(channels, model.blocks, model.dropout, axis_name, dtype)
+        else:
+            body = ConvEncoder(channels, channels[-1], model.blocks, model.hidden, dtype=dtype)
     return VectorEncoder(body, out, dtype)
 
 
-def vector_decoder(model, shape: tuple[int, ...], channels: int, dtype) -> nn.Module:
+def vector_decoder(model, shape: tuple[int, ...], channels: int, dtype, axis_name: str | None = None) -> nn.Module:
     """A module `z [n d] -> [n *shape[:-1] channels]`; for 'lstm' what turns the state of a step into logits."""
     check_network(model)
-    if model.network == "lstm":
+    widths, features, kind = tuple(reversed(model.channels)), tuple(reversed(model.features)), model.network
+    if kind == "lstm":
         return nn.Dense(channels, dtype=dtype)
-    if model.network == "mlp":
-        return Reshape(tuple(reversed(tuple(model.features))), (*shape[:-1], channels), activation(model),
-                       _initializer(model), dtype)
-    if model.network == "mnist_conv":
+    if kind == "mlp":
+        return Reshape(features, (*shape[:-1], channels), activation(model), _initializer(model), dtype)
+    if kind == "mnist_conv":
         return MNISTConvDecoder(channels, model.norm, dtype=dtype)
-    widths = tuple(reversed(tuple(model.channels)))
-    if model.network == "unscented":
-        small, halved = (*_quarter(model, shape), widths[0]), (widths[0] // 2, widths[0] // 4)
-        return StridedDecoder(small, halved, channels, (), 1, model.norm, leaky_relu, dtype)
+    if kind == "pooled":
+        return PooledDecoder(shape[:2], widths, channels, features, dtype=dtype)
+    if kind == "unscented":
+        small, halved = (*_smaller(model, shape, 4), widths[0]), (widths[0] // 2, widths[0] // 4)
+        return StridedDecoder(small, halved, channels, (), 4, (1, 3), False, model.norm, leaky_relu, dtype)
+    if kind == "wae":
+        small = (*_smaller(model, shape, 2 ** (len(widths) - 1)), widths[0])
+        return StridedDecoder(small, widths[1:], channels, (), 5, (1, 5), True, model.norm, activation(model), dtype)
     small = (*map_shape(model, shape), widths[0])
-    if model.network == "dcgan":
-        return StridedDecoder(small, widths[1:], channels, tuple(reversed(tuple(model.features))), 2, model.norm,
+    if kind == "dcgan":
+        return StridedDecoder(small, widths[1:], channels, features, 4, (2, 4), bool(features), model.norm,
                               activation(model), dtype)
-    if model.network == "resnet_v2":  # its blocks begin with an activation
-        return VectorDecoder(ResNetV2Decoder(widths, channels, model.blocks // 2, dtype), small, lambda h: h, dtype)
+    if kind == "resnet_v2":  # its blocks begin with an activation
+        body = ResNetV2Decoder(widths, channels, model.blocks // 2, model.dropout, axis_name, dtype)
+        return VectorDecoder(body, small, lambda h: h, dtype)
     return VectorDecoder(map_decoder(model, channels, dtype), small, activation(model), dtype)
 
 
@@ -191,74 +204,12 @@ def check_network(model, allowed: tuple[str, ...] = NETWORKS) -> None:
     if model.network not in allowed:
         hint = "; a map of codes needs 'conv', or set model.positions" if model.network in NETWORKS else ""
         raise ValueError(f"model.network={model.network!r} must be one of {', '.join(allowed)} here{hint}")
-
-
-class _PixelDecoder(nn.Module):
-    """A feature map of z that conditions a PixelCNN over x."""
-
-    body: nn.Module
-    pixelcnn: nn.Module
-
-    def __call__(self, z: Array, x: Array) -> Array:
-        return self.pixelcnn(x, spatial=self.body(z))
+    if model.dropout and model.network != "resnet_v2":
+        raise ValueError(f"model.dropout={model.dropout} is for model.network='resnet_v2': set it to 0")
 
 
 def observation(model, shape: tuple[int, ...], decoder: Callable[[int], nn.Module], dtype,
                 axis_name: str | None = None) -> Observation:
-    """The observation model of `model.decoder` and `model.likelihood`.
-
-    Args:
-      model: `config.model`.
-      shape: of one example.
-      decoder: `channels -> module` from z to `[n *shape[:-1] channels]`.
-      dtype: of the computation.
-      axis_name: the mapped axis of the batch.
-
-    'mse' as likelihood is the Gaussian of unit variance without its constant: -1/2 |x - x_hat|^2.
-
-    Raises:
-      ValueError: for unknown names.
-    """
-    if model.network == "lstm":
-        return sentence_networks.observation(model, shape, decoder, dtype, axis_name)
-    square = model.likelihood == "mse"
-    density = likelihood("gaussian" if square else model.likelihood, 1.0 if square else model.scale)
-    channels = density.channels * shape[-1]
-
-    def log_density(x, out):
-        if square:
-            return -0.5 * jnp.sum((x - out.astype(jnp.float32)) ** 2, axis=tuple(range(1, x.ndim)))
-        if density.channels == 1:  # flat: XLA on CPU has no vector instructions for a last axis of one channel
-            x, out = x.reshape(x.shape[0], -1), out.reshape(x.shape[0], -1)
-        return density.log_prob(x, out)
-
-    if model.decoder == "factorised":
-        module = decoder(channels)
-        return Observation(
-            init=lambda key, z: module.init(key, z)["params"],
-            log_prob=lambda params, z, x: log_density(x, module.apply({"params": params}, z)),
-            mean=lambda params, z, key: density.mean(module.apply({"params": params}, z)))
-    if model.decoder != "pixelcnn":
-        raise ValueError(f"model.decoder={model.decoder!r} must be 'factorised' or 'pixelcnn'")
-    if len(shape) != 3:
-        raise ValueError("model.decoder='pixelcnn' needs images [n h w c]")
-    net = PixelCNN(channels, model.pixelcnn_hidden, model.pixelcnn_layers, model.pixelcnn_kernel, dtype=dtype,
-                   axis_name=axis_name)
-    module = _PixelDecoder(decoder(model.pixelcnn_hidden), net)
-
-    def apply(params, z, x):
-        return module.apply({"params": params}, z, x)
-
-    def draw(params, z, key):
-        """Pixel by pixel in raster order, each from its conditional."""
-        height, width = shape[:2]
-
-        def pixel(t, x):
-            drawn = density.sample(jax.random.fold_in(key, t), apply(params, z, x), axis_name=axis_name)
-            i, j = t // width, t % width
-            return x.at[:, i, j].set(drawn[:, i, j])
-
-        return lax.fori_loop(0, height * width, pixel, jnp.zeros((z.shape[0], *shape), jnp.float32))
-
-    return Observation(init=lambda key, z: module.init(key, z, jnp.zeros((z.shape[0], *shape)))["params"],
-                       log_prob=lambda params, z, x: log_density(x, apply(params, z, x)), mean=draw)
+    """The observation model of the config: of sentences for 'lstm', else of pixels."""
+    build = sentence_networks.observation if model.network == "lstm" else pixel_observation
+    return build(model, shape, decoder, dtype, axis_name)

@@ -17,3 +17,4 @@ class Observation(NamedTuple):
     sample: Callable[[PyTree, Array, Array], Array] | None = None  # (params, z, key) -> x, where a mean says too little
     noisy_log_prob: Callable[..., Array] | None = None  # (params, z, x, key) -> [n]: what training sees instead
     errors: Callable[[Array, Array], dict[str, Array]] = lambda x, x_hat: {"mse": mse(x, x_hat)}  # [n] by name
+    noisy_mean: Callable[..., Array] | None = None  # (params, z, key) -> x_hat: the same

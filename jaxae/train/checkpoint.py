@@ -5,7 +5,7 @@ A thin layer over orbax, so that a change of its interface touches this file onl
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,14 @@ class Checkpoints:
         """
         return self._newest(lambda step: abstract)
 
-    def restore_params(self, abstract: PyTree) -> PyTree | None:
-        """`restore`, but of the parameters only: the optimizer and all else may differ from the checkpoint's."""
-        found = self._newest(lambda step: self._saved_with(step, abstract))
-        return found and found[1]["params"]
+    def restore_params(self, abstract: PyTree, parts: Sequence[str] = ()) -> PyTree | None:
+        """`restore`, but of the parameters only: the optimizer and all else may differ from the checkpoint's.
+
+        With `parts`, top-level entries of the parameters, of these only.
+        """
+        wanted = {name: abstract[name] for name in parts} if parts else abstract
+        found = self._newest(lambda step: self._saved_with(step, wanted, bool(parts)))
+        return found and ({name: found[1]["params"][name] for name in parts} if parts else found[1]["params"])
 
     def _newest(self, wanted: Callable[[int], PyTree]) -> tuple[int, PyTree, dict[str, Any]] | None:
         damaged: dict[int, str] = {}
@@ -98,13 +102,13 @@ class Checkpoints:
                                   f"to start from scratch")
         return None
 
-    def _saved_with(self, step: int, params: PyTree) -> PyTree:
-        """The state that was saved, with these parameters in place of its own."""
+    def _saved_with(self, step: int, params: PyTree, partly: bool) -> PyTree:
+        """The state that was saved, with these parameters in place of its own, or of those of the same names."""
         mesh = jax.tree.leaves(params)[0].sharding.mesh
         everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         saved = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
                              dict(self._manager.item_metadata(step)["state"]))
-        return saved | {"params": params}
+        return saved | {"params": dict(saved["params"]) | params if partly else params}
 
     def _shape_mismatch(self, step: int, abstract: PyTree) -> str:
         """Says how the saved tree differs from the wanted one; '' where it fits or cannot be read at all."""

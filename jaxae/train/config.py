@@ -12,7 +12,8 @@ from jaxae import data, optim
 
 # Keys that may change between a run and its continuation: they do not change what was computed so far.
 _FREE = ("steps", "log_every", "eval_every", "figures_every", "checkpoint_every", "keep", "tensorboard", "wandb",
-         "parallel", "mesh", "rules", "evaluators", "resume", "init_from")
+         "parallel", "mesh", "rules", "evaluators", "resume", "init_from",
+         "init_parts")
 
 
 class ConfigError(ValueError):
@@ -26,7 +27,8 @@ def base() -> ConfigDict:
     the devices that are left) or 'pmap'. `rules` are pairs of a regular expression over parameter names and the
     mesh axis of each dimension, such as `(('.*/kernel', (None, 'tensor')),)`. `ensemble` trains that many seeds
     side by side; `sweep` holds pairs of a key and the values that train side by side, such as
-    `(("model.beta", (0.5, 1.0, 4.0)),)`.
+    `(("model.beta", (0.5, 1.0, 4.0)),)`. `init_parts` names the entries of the parameters that `init_from` gives, such
+    as `("decoder",)`; () takes all of them, of the same model.
     """
     return ConfigDict(dict(
         system="",
@@ -48,6 +50,7 @@ def base() -> ConfigDict:
         dtype="float32",
         resume="",
         init_from="",
+        init_parts=(),
         autoencoder="",
         evaluators=(),
         tensorboard=True,

@@ -261,8 +261,13 @@ def _initial(config, program: Program) -> tuple[int, State, dict]:
         if found[0] >= config.steps:
             raise configs.ConfigError(f"{name} is at step {found[0]}: set config.steps above that")
     else:
-        params = other.restore_params(program.abstract.params)
-        found = 0, program.init()._replace(params=params), {}
+        abstract, parts = program.abstract.params, tuple(config.init_parts)
+        unknown = sorted({*parts} - {*abstract})
+        if unknown:
+            raise configs.ConfigError(f"config.init_parts: the parameters have {', '.join(abstract)}, not "
+                                      f"{', '.join(unknown)}")
+        params, state = other.restore_params(abstract, parts), program.init()
+        found = 0, state._replace(params=state.params | params if parts else params), {}
     other.close()
     return found
 
