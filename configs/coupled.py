@@ -62,8 +62,8 @@ def get_config(arg: str = ""):
         paper(c)
         c.data.update(dict(source="tfds:celeb_a", size=64))
         c.model.update(dict(likelihood="gaussian", scale=0.1, latent=64, channels=(32, 64, 128, 256),
-                            ascent_rate=1 / 163, ascent_steps=318, examples=162_770))
-        c.update(dict(steps=31_800, eval_every=3180, figures_every=3180, checkpoint_every=3180, prepare_every=318))
+                            ascent_rate=1 / 163, ascent_steps=317, examples=162_770))
+        c.update(dict(steps=31_700, eval_every=3170, figures_every=3170, checkpoint_every=3170, prepare_every=317))
 
     def tiny(c):
         c.model.update(dict(features=(16,), draws=20, chunk=10, ascent_steps=4, examples=64, potential=(8,)))

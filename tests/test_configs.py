@@ -3,7 +3,6 @@
 import importlib.util
 import inspect
 import json
-import math
 import re
 from pathlib import Path
 
@@ -154,7 +153,7 @@ def test_paper_scale_coupled_vae_solves_anew_each_epoch_from_a_map_of_4x4(arg, s
     assert set(sizes) == {"decoder"}  # no encoder: the plan takes its place
     last = config.model.channels[-1]
     assert sizes["decoder"] > dense(config.model.latent, 4 * 4 * last)
-    epoch = math.ceil(examples / config.batch_size)
+    epoch = examples // config.batch_size
     assert (config.prepare_every, config.steps) == (epoch, 100 * epoch)
     assert config.model.ascent_rate * examples == pytest.approx(1000, rel=0.01)
 
