@@ -5,8 +5,15 @@
 Code maps get an autoregressive prior (gated PixelCNN, van den Oord et al. 2016, arXiv 1606.05328), vectors a
 Gaussian mixture by EM. The figure `samples` shows decoded samples.
 
-Variants: `conditional` (one class for each column of the samples), `mixture` (EM needs no steps), `flow` (RealNVP for
-vectors), `autoregressive` (a masked network for vectors; arXiv 1502.03509).
+Variants for codes: `transformer` (causal, with a cache), `linear` (Katharopoulos et al. 2020, arXiv 2006.16236),
+`axial` (Ho et al. 2019, arXiv 1912.12180), `masked` (MaskGIT, Chang et al. 2022, arXiv 2202.04200), `coarse` (Guo et
+al. 2025, arXiv 2503.16194), `next_scale` (Tian et al. 2024, arXiv 2404.02905; for configs/vq.py:multi_scale).
+
+For vectors: `mixture` (EM needs no steps), `flow` (RealNVP), `autoregressive` (a masked network, arXiv 1502.03509),
+`diffusion` (Ho et al. 2020, arXiv 2006.11239), `flow_matching` (Lipman et al. 2022, arXiv 2210.02747).
+
+`conditional` after any but mixture and flow gives them classes (one for each column of the samples), with guidance
+where they have it: `--config=configs/prior.py:transformer,conditional`.
 """
 
 from jaxae.systems.latent import prior
@@ -25,6 +32,21 @@ def get_config(arg: str = ""):
 
     def conditional(c):
         c.model.conditional = True
+        c.model.guidance = 1.5 if c.model.prior not in ("auto", "autoregressive") else 1.0
+
+    def transformer(name, **changes):
+        """On codes: more width and a lower rate than convolutions want."""
+        def change(c):
+            c.model.update(dict(prior=name, hidden=128, layers=4, heads=4, dropout=0.1) | changes)
+            c.optim.update(dict(learning_rate=1e-3))
+        return change
+
+    def denoising(name):
+        def change(c):
+            c.model.update(dict(prior=name, hidden=256, layers=3, dropout=0.0))
+            c.steps = 3000
+            c.optim.update(dict(learning_rate=1e-3, average=0.999))
+        return change
 
     def mixture(c):
         c.model.prior = "gaussian_mixture"
@@ -39,7 +61,10 @@ def get_config(arg: str = ""):
         c.steps = 1500
 
     def tiny(c):
-        c.model.update(dict(hidden=16, layers=2, components=2))
+        c.model.update(dict(hidden=16, layers=2, heads=2, components=2, clusters=4, iterations=3, steps=3))
 
-    return apply_variants(config, arg, dict(conditional=conditional, mixture=mixture, flow=flow,
-                                            autoregressive=autoregressive, tiny=tiny))
+    return apply_variants(config, arg, dict(
+        transformer=transformer("transformer"), linear=transformer("linear_transformer"), axial=transformer("axial"),
+        masked=transformer("masked"), coarse=transformer("coarse_to_fine"), next_scale=transformer("next_scale"),
+        diffusion=denoising("diffusion"), flow_matching=denoising("flow_matching"), mixture=mixture, flow=flow,
+        autoregressive=autoregressive, conditional=conditional, tiny=tiny))

@@ -87,6 +87,6 @@ def get_config(arg: str = ""):
 
     variants = {name: divergence(name) for name in ("max_sliced", "generalized_sliced", "energy")}
     return apply_variants(config, arg, variants | dict(
-        gan=divergence("gan", weight=1.0), sinkhorn=divergence("sinkhorn", weight=0.5), plain=divergence("none"),
+        gan=divergence("gan", weight=0.1), sinkhorn=divergence("sinkhorn", weight=0.5), plain=divergence("none"),
         sliced=sliced, rbf=rbf, random=random, pretrain=pretrain, conv=conv, paper=paper, paper_celeba=paper_celeba,
         paper_sliced=paper_sliced, tiny=tiny))

@@ -80,7 +80,10 @@ def row(model: str, options, dataset, features, real) -> dict[str, list[float]]:
                 "autoregressive": fitted("autoregressive", z, 1000)}
         for sampler in SAMPLERS:
             def images(key, s=sampler, m=member, d=draw):
-                return system.sample(m, key, 1000) if s == "prior" else system.decode(m, d[s](key, 1000))
+                if s == "prior":
+                    return system.sample(m, key, 1000)
+                code_key, rest = jax.random.split(key)  # a decoder may draw too, as one of several layers does
+                return system.decode(m, d[s](code_key, 1000), rest)
             found = np.asarray(jax.jit(lambda key, make=images: features(make(key)))(jax.random.key(3)))
             numbers.setdefault(f"frechet, {sampler}", []).append(float(metrics.frechet_distance(found, real)))
             numbers.setdefault(f"kernel, {sampler}", []).append(float(metrics.kernel_distance(found, real)))

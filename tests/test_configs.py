@@ -1,5 +1,6 @@
 """Every variant of every config trains two steps; paper scales build with the paper's shapes."""
 
+import functools
 import importlib.util
 import inspect
 import json
@@ -14,7 +15,7 @@ import pytest
 from jaxae import data, optim, systems
 from jaxae.train import train
 from jaxae.train.config import ConfigError, check
-from jaxae.train.setup import example_of
+from jaxae.train.setup import example_of, open_data
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -54,12 +55,8 @@ def test_config_trains_and_draws(name, tmp_path):
     assert saved["system"] == config.system
 
 
-@pytest.mark.parametrize("name, arg", CASES)
-def test_variant_updates_and_measures(name, arg):
+def updates_and_measures(config, dataset):
     """The update and the measurement, compiled as one program; figures by their shapes."""
-    config = get_config(name, f"{arg},tiny")
-    check(config)
-    dataset = data.load(config.data)
     rows = dataset.train[np.arange(64)]
     example = jax.eval_shape(dataset.test_transform, example_of(dataset, config.batch_size), jax.random.key(0))
     system = systems.build(config, example)
@@ -78,15 +75,55 @@ def test_variant_updates_and_measures(name, arg):
     assert not config.figures_every or jax.eval_shape(system.figures, state, example, jax.random.key(0))
 
 
-@pytest.mark.parametrize("autoencoder, arg", [("vq", ""), ("vq", "conditional"), ("vae", ""), ("vae", "flow"),
-                                              ("vae", "autoregressive,conditional")])
-def test_prior_on_the_latents_of_a_run(autoencoder, arg, tmp_path):
-    train(get_config(autoencoder, "tiny"), tmp_path / "autoencoder")
+@pytest.mark.parametrize("name, arg", CASES)
+def test_variant_updates_and_measures(name, arg):
+    config = get_config(name, f"{arg},tiny")
+    check(config)
+    updates_and_measures(config, data.load(config.data))
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    """The workdir of a run of a config, trained once."""
+    @functools.cache
+    def workdir(name, arg=""):
+        path = tmp_path_factory.mktemp("autoencoder")
+        train(get_config(name, ",".join(filter(None, [arg, "tiny"]))), path)
+        return str(path)
+
+    return workdir
+
+
+@pytest.mark.parametrize("name, arg", [("vq", "conditional"), ("vae", "")])
+def test_prior_on_the_latents_of_a_run(name, arg, autoencoder, tmp_path):
     config = get_config("prior", ",".join(filter(None, [arg, "tiny"])))
-    config.autoencoder = str(tmp_path / "autoencoder")
-    results = train(config, tmp_path / "prior")
+    config.autoencoder = autoencoder(name)
+    results = train(config, tmp_path)
     assert np.isfinite(results["metrics"]["nll"])
-    assert (tmp_path / "prior" / "figures" / "samples_000002.png").exists() or config.steps == 1
+    assert (tmp_path / "figures" / "samples_000002.png").exists() or config.steps == 1
+
+
+@pytest.mark.parametrize("name, variant, arg", [
+    ("vq", "", "transformer,conditional"), ("vq", "", "linear"), ("vq", "", "axial"), ("vq", "", "masked,conditional"),
+    ("vq", "", "coarse"), ("vq", "product", "transformer"), ("vq", "multi_scale", "next_scale,conditional"),
+    ("vae", "", "flow"), ("vae", "", "autoregressive,conditional"), ("vae", "", "diffusion,conditional"),
+    ("vae", "", "flow_matching")])
+def test_prior_by_name_updates_and_measures(name, variant, arg, autoencoder):
+    config = get_config("prior", f"{arg},tiny")
+    config.autoencoder = autoencoder(name, variant)
+    config, dataset, _ = open_data(config)
+    updates_and_measures(config, dataset)
+
+
+@pytest.mark.parametrize("name, arg, message", [
+    ("vq", "flow", "is not for codes"), ("vae", "transformer", "is not for real vectors"),
+    ("vq", "next_scale", "configs/vq.py:multi_scale"), ("vae", "flow,conditional", "has no classes")])
+def test_a_prior_that_does_not_fit_says_so(name, arg, message, autoencoder):
+    config = get_config("prior", f"{arg},tiny")
+    config.autoencoder = autoencoder(name)
+    config, dataset, _ = open_data(config)
+    with pytest.raises(ValueError, match=message):
+        updates_and_measures(config, dataset)
 
 
 def test_a_prior_without_an_autoencoder_says_what_to_give(tmp_path):
@@ -101,7 +138,7 @@ def test_paper_scale_vq_vae_has_the_papers_shapes():
     system = systems.build(config, batch)
     state = jax.eval_shape(system.init, jax.random.key(0), batch)
     assert system.latent.shape == (8, 8) and system.latent.codes == 512
-    assert state.params["codebook"].shape == (512, config.model.width)
+    assert state.params["codes"].shape == (512, config.model.width)
     kernels = [leaf.shape for leaf in jax.tree.leaves(state.params["encoder"]) if leaf.ndim == 4]
     assert (4, 4, 3, 256) in kernels and (4, 4, 256, 256) in kernels  # two strided convolutions
     assert kernels.count((3, 3, 256, 256)) == 2 and (1, 1, 256, 256) in kernels  # two residual blocks

@@ -23,6 +23,7 @@ from jaxae.metrics.frechet import (
     update_moments,
 )
 from jaxae.metrics.image import laplacian_sharpness, mse, psnr, ssim
+from jaxae.metrics.infomec import InfoMEC, infomec, nmi_matrix
 from jaxae.metrics.intervention import InterventionScore, beta_vae_score, factor_vae_score
 from jaxae.metrics.kernel import KernelDistance, kernel_distance, kernel_distance_subsets
 from jaxae.metrics.latents import (
@@ -40,12 +41,12 @@ from jaxae.metrics.probe import linear_probe
 from jaxae.metrics.tokens import exact_match, token_accuracy
 
 __all__ = [
-    "DCI", "InterventionScore", "KernelDistance", "Moments", "active_units", "aggregate_logdet", "beta_vae_score",
-    "bits_per_dim", "box_counting_dimension", "class_mismatch", "cluster_accuracy", "code_counts", "dci", "dci_scores",
-    "digit_accuracy", "digit_features", "digit_logits", "discretize", "exact_match", "factor_vae_score",
-    "frechet_distance", "frechet_from_moments", "importance_sampled_nll", "init_moments", "intrinsic_dimension_mle",
-    "intrinsic_dimension_two_nn", "kernel_distance", "kernel_distance_subsets", "laplacian_sharpness",
-    "latent_mutual_information", "linear_probe", "merge_moments", "mig", "modularity", "mse", "mutual_information",
-    "mutual_information_matrix", "perplexity", "psnr", "sap", "sap_continuous", "ssim", "token_accuracy",
+    "DCI", "InfoMEC", "InterventionScore", "KernelDistance", "Moments", "active_units", "aggregate_logdet",
+    "beta_vae_score", "bits_per_dim", "box_counting_dimension", "class_mismatch", "cluster_accuracy", "code_counts",
+    "dci", "dci_scores", "digit_accuracy", "digit_features", "digit_logits", "discretize", "exact_match",
+    "factor_vae_score", "frechet_distance", "frechet_from_moments", "importance_sampled_nll", "infomec",
+    "init_moments", "intrinsic_dimension_mle", "intrinsic_dimension_two_nn", "kernel_distance", "kernel_distance_subsets",
+    "laplacian_sharpness", "latent_mutual_information", "linear_probe", "merge_moments", "mig", "modularity", "mse", "mutual_information",
+    "mutual_information_matrix", "nmi_matrix", "perplexity", "psnr", "sap", "sap_continuous", "ssim", "token_accuracy",
     "update_moments", "usage",
 ]

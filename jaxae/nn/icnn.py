@@ -27,13 +27,15 @@ class ICNN(nn.Module):
     def __call__(self, u: Float[Array, "n d"]) -> Float[Array, " n"]:
         h = nn.softplus(nn.Dense(self.features[0], name="input0")(u))
         for j, width in enumerate(self.features[1:], 1):
-            h = nn.softplus(self._positive(f"hidden{j}", h, width) + nn.Dense(width, name=f"input{j}")(u))
+            # A mean of the layer before, so that depth does not inflate the sums.
+            mean = self._positive(f"hidden{j}", h, width) / h.shape[-1]
+            h = nn.softplus(mean + nn.Dense(width, name=f"input{j}")(u))
+        # A sum: each unit adds a curvature of about 0.2 along one direction, so that gradients of phi vary with u as u.
         return (self._positive("output", h, 1) + nn.Dense(1, name="linear")(u))[:, 0]
 
     def _positive(self, name, h, width):
-        # Divided by the fan-in: a mean of the layer before, so that depth does not inflate the sums.
         raw = self.param(name, nn.initializers.normal(0.1), (h.shape[-1], width), jnp.float32)
-        return h @ (nn.softplus(raw) / h.shape[-1])
+        return h @ nn.softplus(raw)
 
 
 class BrenierMap(nn.Module):

@@ -1,5 +1,6 @@
 """Nearest-neighbour vector quantization with the straight-through gradient."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxae import collectives
+from jaxae.quantizers.estimators import straight_through
 
+_WHOLE = 2**24  # numbers that may be alive at once, 64 MB
 _ROWS = 256  # rows of the distance matrix that are alive at once: it stays in cache
 
 
@@ -57,13 +60,16 @@ def nearest_code(z: Float[Array, "*n d"], codebook: Float[Array, "k w"]) -> Int[
         index = jnp.where(distance <= best, jnp.arange(k, dtype=jnp.int32), k).min(axis=-1)
         return jnp.minimum(index, k - 1)  # a row of NaN matches nothing
 
-    return _by_chunks(search, flat).reshape(z.shape[:-1])
+    return by_chunks(search, flat, k).reshape(z.shape[:-1])
 
 
-def _by_chunks(function, rows):
-    """`function` over rows, a chunk at a time; chunk j holds rows j, j + c, j + 2c, ... of c chunks."""
+def by_chunks(function: Callable[[Array], Array], rows: Float[Array, "n d"], k: int) -> Shaped[Array, " n"]:
+    """`function` over rows, a chunk at a time, where each row makes k numbers on the way to one.
+
+    Chunk j holds rows j, j + c, j + 2c, ... of c chunks: each spans all devices. Few rows of few numbers are one chunk.
+    """
     n = rows.shape[0]
-    if n <= 4 * _ROWS:
+    if n <= 4 * _ROWS and n * k <= _WHOLE:
         return function(rows)
     chunks = next((c for c in range(n // _ROWS, n // (4 * _ROWS), -1) if n % c == 0), 0)
     if not chunks:
@@ -76,22 +82,6 @@ def _by_chunks(function, rows):
 def lookup(indices: Int[Array, "*n"], codebook: Float[Array, "k d"]) -> Float[Array, "*n d"]:
     """Codes at the indices, e_k: `[...]` integers in [0, k) -> `[... d]`; differentiable in the codebook."""
     return codebook[indices]
-
-
-def straight_through(z: Float[Array, "*n d"], z_q: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """The value of `z_q` with the gradient of `z`: z + sg[z_q - z].
-
-    Args:
-      z: encoder outputs `[... d]`.
-      z_q: what they were quantized to, of the same shape; gets no gradient.
-
-    Returns:
-      `[... d]`, equal to `z_q` up to rounding.
-
-    Reference: Bengio, Leonard, Courville, 'Estimating or propagating gradients through stochastic neurons', 2013,
-    arXiv 1308.3432.
-    """
-    return z + lax.stop_gradient(z_q - z)
 
 
 def vector_quantize(z: Float[Array, "n *positions d"], codebook: Float[Array, "k d"]) -> VectorQuantized:
@@ -117,15 +107,27 @@ def vector_quantize(z: Float[Array, "n *positions d"], codebook: Float[Array, "k
 
     Reference: van den Oord, Vinyals and Kavukcuoglu, 2017, arXiv 1711.00937.
     """
-    indices = nearest_code(z, codebook)
-    codes = lookup(indices, codebook).astype(jnp.float32)
-    z32 = z.astype(jnp.float32)
+    return assign(z, codebook, nearest_code(z, codebook))
+
+
+def assign(z: Float[Array, "n *positions d"], codebook: Float[Array, "k d"], indices: Int[Array, "n *positions"],
+           estimator: Callable[[Array, Array], Array] = straight_through) -> VectorQuantized:
+    """`vector_quantize` for indices and a gradient estimator that the caller chooses.
+
+    Args:
+      z: encoder outputs `[n ... d]`, batch axis first.
+      codebook: `[k d]`; gets the gradient of `codebook_loss` alone.
+      indices: the code of each vector.
+      estimator: `(z, codes) -> z_q`, a value of `ESTIMATORS`.
+    """
+    chosen = lookup(indices, codebook).astype(jnp.float32)
+    fixed, z32 = lax.stop_gradient(chosen), z.astype(jnp.float32)
     axes = tuple(range(1, z.ndim))
     return VectorQuantized(
-        z_q=straight_through(z, lax.stop_gradient(codes).astype(z.dtype)),
+        z_q=estimator(z, fixed.astype(z.dtype)),
         indices=indices,
-        codebook_loss=jnp.mean((lax.stop_gradient(z32) - codes) ** 2, axis=axes),
-        commitment_loss=jnp.mean((z32 - lax.stop_gradient(codes)) ** 2, axis=axes),
+        codebook_loss=jnp.mean((lax.stop_gradient(z32) - chosen) ** 2, axis=axes),
+        commitment_loss=jnp.mean((z32 - fixed) ** 2, axis=axes),
     )
 
 

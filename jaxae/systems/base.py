@@ -68,6 +68,7 @@ class System(NamedTuple):
     reconstruct: Callable[..., Array] | None = None  # (variables, x) -> x_hat
     sample: Callable[..., Array] | None = None  # (variables, key, n) -> x_hat [n ...]
     log_weights: Callable[..., Array] | None = None  # (variables, key, x, k) -> log p(x,z)/q(z|x) [k n], nats
+    codebook: Callable[..., Array] | None = None  # (variables) -> [K d], of latents that are codes of one codebook
     figures: Callable[[State, Batch, Array], dict[str, Array]] | None = None  # what a person wants to see
     latent: Latent | None = None
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from jaxae import data, systems
 from jaxae.data import ArraySource, Dataset
 from jaxae.systems.base import State, System, Variables, variables
+from jaxae.systems.latent import priors_by_name
 from jaxae.train import ensemble, sharding
 from jaxae.train.checkpoint import CheckpointError, Checkpoints
 from jaxae.train.config import ConfigError
@@ -126,6 +127,11 @@ def open_data(config: ConfigDict):
     filled = config.copy_and_resolve_references()
     with filled.unlocked():
         filled.model.codes = run.system.latent.codes
+        codebook = None if run.system.codebook is None else run.system.codebook(model)
+        try:
+            priors_by_name.fill(filled.model, run.config.model, codebook)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         if "label" in run.dataset.train.spec:
             filled.model.classes = int(run.dataset.train[np.arange(len(run.dataset.train))]["label"].max()) + 1
     dataset = Dataset(latents(run.dataset.train), latents(run.dataset.test), same, same,

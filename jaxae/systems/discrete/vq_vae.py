@@ -1,184 +1,173 @@
-"""VQ-VAE: an autoencoder whose latents are the nearest codes of a learned codebook."""
+"""VQ-VAE and its relatives: autoencoders whose latents are codes of a quantizer."""
 
 import math
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
-from jaxae import collectives, optim, quantizers
+from jaxae import collectives, optim
 from jaxae.distributions import bits_per_dim
 from jaxae.metrics import code_counts, mse, perplexity, usage
+from jaxae.quantizers import Codes, gradient_by_decoder
 from jaxae.systems import figures as draw
 from jaxae.systems import networks
 from jaxae.systems.base import Latent, Objective, State, System, by_chunks, means, variables
 from jaxae.systems.builders import one_loss
-
-
-class CodeUse(NamedTuple):
-    """What revives the codes of a codebook that gradients move."""
-
-    counts: Array  # [k] moving average of assignments per batch
-    fresh: Array  # [k d] random vectors of the last batch
+from jaxae.systems.discrete import bottlenecks
 
 
 def defaults() -> ConfigDict:
-    """Keys of `config.model`.
+    """Keys of `config.model`, beside those of `networks.defaults` and `bottlenecks.defaults`.
 
-    `codes` is K and `width` the codes' dimension. `positions`: 0 makes a map of codes as large as the
-    convolutions leave it; P > 0 makes P codes from a vector, which any network and any data can have. `codebook`:
-    'ema' (moving averages with `decay`) or 'gradient'. `start`: 'kmeans' or 'data' (random vectors) on the first
-    `prepare_examples`, or 'uniform' in +-1/K. `revive`: codes with fewer assignments per batch move to a random
-    vector of the batch, 0 for never. `beta` weighs the commitment loss.
+    `positions`: 0 makes a map of codes as large as the convolutions leave it; P > 0 makes P codes from a vector,
+    which any network and any data can have. `width` is that of one code's vector.
     """
-    return ConfigDict(networks.defaults() | dict(
-        likelihood="mse", codes=512, width=64, positions=0, codebook="ema", decay=0.99, epsilon=1e-5, beta=0.25,
-        start="kmeans", revive=0.01))
+    return ConfigDict(networks.defaults() | bottlenecks.defaults() | dict(likelihood="mse", positions=0))
 
 
 def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:
     """The system of van den Oord, Vinyals and Kavukcuoglu, Neural Discrete Representation Learning, 2017,
-    arXiv 1711.00937.
+    arXiv 1711.00937, with any quantizer of `jaxae.quantizers` in the place of its codebook.
 
-    Loss per example: reconstruction + |sg[z] - e|^2 + beta |z - sg[e]|^2, the codebook term only for gradient
-    codebooks. Reconstruction is the mean squared error over the elements ('mse'), or minus the log-likelihood in
-    nats per data dimension; the other two are means over positions and channels. Latents are integers, maps [n h w]
-    or rows [n positions].
+    Loss per example: reconstruction + the quantizer's own losses, such as |sg[z] - e|^2 + beta |z - sg[e]|^2.
+    Reconstruction is the mean squared error over the elements ('mse'), or minus the log-likelihood in nats per data
+    dimension; the others are means over positions and channels. Latents are integers: maps [n h w] or rows
+    [n positions], with a last axis of q where a vector has q codes (heads, stages).
 
-    With a likelihood, `nll_bound` is -log p(x | z_q) + positions * log K in nats per example: the codes cost
-    log K each under the uniform prior.
+    With a likelihood, `nll_bound` is -log p(x | z_q) + number of codes * log K in nats per example: the codes cost
+    log K each under the uniform prior. `usage` and `perplexity` are of each codebook, averaged over codebooks.
 
     Raises:
       ValueError: for options that do not exist or do not fit the data.
     """
     model, shape, dtype = config.model, example["x"].shape[1:], jnp.dtype(config.dtype)
-    _check(model)
+    quantizer = bottlenecks.quantizer_of(model, axis_name)
+    width, codes = quantizer.width, quantizer.codes
     if model.positions:
         places = (model.positions,)
-        encoder = networks.vector_encoder(model, shape, model.positions * model.width, dtype)
+        encoder = networks.vector_encoder(model, shape, model.positions * width, dtype)
         decoder = partial(networks.vector_decoder, model, shape, dtype=dtype)
     else:
         places = networks.map_shape(model, shape)
-        encoder = networks.map_encoder(model, shape, model.width, dtype)
+        encoder = networks.map_encoder(model, shape, width, dtype)
         decoder = partial(networks.map_decoder, model, dtype=dtype)
     observed = networks.observation(model, shape, decoder, dtype, axis_name)
-    moving, dims, cells = model.codebook == "ema", math.prod(shape), math.prod(places)
+    found = jax.eval_shape(lambda key: quantizer.quantize(jnp.zeros((1, *places, width)), quantizer.init(key), key,
+                                                          False), jax.random.key(0))
+    latent = found.indices.shape[1:]
+    dims, cells, books = math.prod(shape), math.prod(latent), quantizer.places
 
     def embed(params, x):
         """[n *places width]"""
         z = encoder.apply({"params": params["encoder"]}, x)
-        return z.reshape(x.shape[0], *places, model.width).astype(jnp.float32)
+        return z.reshape(x.shape[0], *places, width).astype(jnp.float32)
 
     def seen(z_q):
         """What the decoder takes."""
         return z_q.reshape(z_q.shape[0], -1) if model.positions else z_q
 
-    def codebook(params, extra):
-        return extra.codes if moving else params["codebook"]
+    def state_of(params, extra):
+        return Codes(params.get("codes", ()), extra)
+
+    def with_state(params, state):
+        """The codes that gradients move are parameters, the rest is extra."""
+        return (params | {"codes": state.learned} if jax.tree.leaves(state.learned) else params), state.moving
 
     def init(key: Array, batch):
         keys = collectives.split_keys(key, ("encoder", "decoder", "codes"))
         params = {"encoder": encoder.init(keys["encoder"], batch["x"])["params"],
-                  "decoder": observed.init(keys["decoder"], seen(jnp.zeros((1, *places, model.width))))}
-        bound = 1.0 / model.codes
-        codes = jax.random.uniform(keys["codes"], (model.codes, model.width), minval=-bound, maxval=bound)
-        if moving:
-            return params, quantizers.ema_codebook(codes)
-        return params | {"codebook": codes}, CodeUse(jnp.ones(model.codes), codes)
+                  "decoder": observed.init(keys["decoder"], seen(jnp.zeros((1, *places, width))))}
+        return with_state(params, quantizer.init(keys["codes"]))
 
     def prepare(state: State, data, key: Array) -> State:
-        vectors = by_chunks(lambda x: embed(state.params, x), data["x"]).reshape(-1, model.width)
-        codes = quantizers.kmeans(vectors, model.codes, key, 20 if model.start == "kmeans" else 0)
-        if moving:
-            return state._replace(extra=quantizers.ema_codebook(codes))
-        return state._replace(params=state.params | {"codebook": codes},
-                              extra=CodeUse(jnp.ones(model.codes), codes))
+        vectors = by_chunks(lambda x: embed(state.params, x), data["x"]).reshape(-1, width)
+        params, extra = with_state(state.params, quantizer.start(
+            vectors, state_of(state.params, state.extra), key))
+        return state._replace(params=params, extra=extra)
 
     def loss(params, extra, batch, key, train: bool) -> Objective:
         x = batch["x"]
         z = embed(params, x)
-        quantized = quantizers.vector_quantize(z, codebook(params, extra))
-        log_px = observed.log_prob(params["decoder"], seen(quantized.z_q), x)
+        quantized = quantizer.quantize(z, state_of(params, extra), key, train)
+
+        def log_prob(z_q):
+            return observed.log_prob(params["decoder"], seen(z_q), x)
+
+        z_q, path = quantized.z_q, 0.0
+        if train and model.estimator in bottlenecks.BY_DECODER:
+            z_q = jax.lax.stop_gradient(z_q)
+            path = gradient_by_decoder(log_prob, z, z_q, model.estimator)
+        log_px = log_prob(z_q)
         # -1/2 |.|^2 -> the mean square; a likelihood -> nats per dimension. Both stand beside means.
-        reconstruction = -log_px * (2.0 if model.likelihood == "mse" else 1.0) / dims
-        value = reconstruction + model.beta * quantized.commitment_loss
-        if not moving:
-            value = value + quantized.codebook_loss
-        metrics = {"reconstruction": reconstruction, "commitment": quantized.commitment_loss}
+        scale = (2.0 if model.likelihood == "mse" else 1.0) / dims
+        reconstruction = -log_px * scale
+        value = reconstruction - path * scale + quantized.loss
+        metrics = {"reconstruction": reconstruction} | quantized.metrics
         if model.likelihood != "mse":
-            bound = -log_px + cells * math.log(model.codes)
+            bound = -log_px + cells * math.log(codes)
             metrics |= {"nll_bound": bound, "bits_per_dim": bits_per_dim(bound, dims)}
+        metrics["quantization_error"] = jnp.square(z - quantized.z_q).mean(tuple(range(1, z.ndim)))
         if not train:
             if model.decoder == "factorised":
                 metrics["mse"] = mse(x, observed.mean(params["decoder"], seen(quantized.z_q), key))
             # Per example, so that padded rows are left out of the sum over the data set.
-            metrics["code_counts"] = jax.nn.one_hot(quantized.indices.reshape(-1, cells), model.codes).sum(1)
+            metrics["code_counts"] = jax.vmap(counts)(quantized.indices)
             return Objective(value, metrics, extra)
-        metrics["perplexity"] = perplexity(code_counts(quantized.indices, model.codes, axis_name))
-        return Objective(value, metrics, update(extra, z, quantized.indices, key))
+        total = collectives.total(counts(quantized.indices), axis_name)
+        metrics["perplexity"] = perplexity(total).mean()
+        return Objective(value, metrics, quantized.state.moving)
 
-    def update(extra, z, indices, key):
-        if moving:
-            new = quantizers.ema_update(extra, z, indices, model.decay, model.epsilon, axis_name)
-            return quantizers.revive(new, z, key, model.revive, axis_name) if model.revive else new
-        counts = code_counts(indices, model.codes, axis_name)
-        rows = jax.lax.stop_gradient(z).reshape(-1, model.width)
-        fresh = quantizers.sample_rows(rows, key, model.codes, axis_name) if model.revive else extra.fresh
-        return CodeUse(model.decay * extra.counts + (1 - model.decay) * counts, fresh)
+    def counts(indices):
+        """Of each codebook, [books K]."""
+        return jax.vmap(lambda column: code_counts(column, codes), 1)(indices.reshape(-1, books))
 
-    def revive(params, extra, key):
-        dead = extra.counts < model.revive
-        codes = jnp.where(dead[:, None], extra.fresh, params["codebook"])
-        return params | {"codebook": codes}, extra._replace(
-            counts=jnp.where(dead, 2.0 * model.revive, extra.counts))
+    def after(params, extra, key):
+        return with_state(params, quantizer.after(state_of(params, extra), key))
 
     def summary(sums):
-        counts = sums["code_counts"]
+        of_codes = sums["code_counts"]
         averages = means({name: value for name, value in sums.items() if name != "code_counts"})
-        return averages | {"perplexity": perplexity(counts), "usage": usage(counts)}
+        return averages | {"perplexity": perplexity(of_codes).mean(), "usage": usage(of_codes).mean()}
 
-    def encode(model_variables, x):
-        params, extra = model_variables
-        return quantizers.nearest_code(embed(params, x), codebook(params, extra))
+    def encode(now, x):
+        state = state_of(*now)
+        return quantizer.quantize(embed(now.params, x), state, jax.random.key(0), False).indices
 
-    def decode(model_variables, indices, key=None):
-        params, extra = model_variables
-        codes = quantizers.lookup(indices, codebook(params, extra))
-        return observed.mean(params["decoder"], seen(codes), jax.random.key(0) if key is None else key)
+    def decode(now, indices, key=None):
+        z_q = quantizer.lookup(indices, state_of(*now))
+        return observed.mean(now.params["decoder"], seen(z_q), jax.random.key(0) if key is None else key)
 
-    def reconstruct(model_variables, x, key=None):
-        return decode(model_variables, encode(model_variables, x), key)
+    def reconstruct(now, x, key=None):
+        return decode(now, encode(now, x), key)
 
-    def sample(model_variables, key, n: int):
+    def sample(now, key, n: int):
         """Decoded codes of the uniform prior; a fitted prior (configs/prior.py) samples far better."""
         code_key, pixel_key = jax.random.split(key)
-        codes = jax.random.randint(code_key, (n, *places), 0, model.codes)
-        return decode(model_variables, codes, pixel_key)
+        return decode(now, jax.random.randint(code_key, (n, *latent), 0, codes), pixel_key)
+
+    def codebook(now):
+        return quantizer.lookup(jnp.arange(codes), state_of(*now))
 
     def figures(state: State, batch, key):
         now = variables(state)
         indices = encode(now, batch["x"])
-        maps = indices[:16].reshape(-1, *(places if len(places) == 2 else (1, cells)))
-        return draw.comparison(batch["x"], decode(now, indices, key)) | {"codes": maps, "code_use": now.extra.counts}
+        return draw.comparison(batch["x"], decode(now, indices, key)) | {
+            "codes": as_map(indices[:16]), "code_use": jax.vmap(counts)(indices).sum((0, 1)).astype(jnp.float32)}
+
+    def as_map(indices):
+        """[n rows columns] of a map's first codes, or one row."""
+        return indices.reshape(-1, *places, books)[..., 0] if len(places) == 2 and cells == math.prod(places) * books \
+            else indices.reshape(-1, 1, cells)
 
     tx = optim.optimizer(config.optim, config.steps)
     return one_loss(
         init, loss, tx, average=config.optim.average, accumulate=config.optim.accumulate, axis_name=axis_name,
-        after=revive if model.revive and not moving else None,
-        summary=summary, prepare=None if model.start == "uniform" else prepare, encode=encode, decode=decode,
-        reconstruct=reconstruct, sample=sample, figures=figures, latent=Latent(places, model.codes))
+        after=after if quantizer.after else None, summary=summary, prepare=prepare if quantizer.start else None,
+        encode=encode, decode=decode, reconstruct=reconstruct, sample=sample, figures=figures,
+        codebook=codebook if books == 1 and latent == places else None, latent=Latent(latent, codes))
 
 
-def _check(model) -> None:
-    if model.codebook not in ("ema", "gradient"):
-        raise ValueError(f"model.codebook={model.codebook!r} must be 'ema' or 'gradient'")
-    if model.start not in ("kmeans", "data", "uniform"):
-        raise ValueError(f"model.start={model.start!r} must be 'kmeans', 'data' or 'uniform'")
-    if model.codes < 2 or model.width < 1:
-        raise ValueError(f"model.codes={model.codes} must be at least 2 and model.width={model.width} at least 1")
-
-
-__all__ = ["CodeUse", "build", "defaults"]
+__all__ = ["build", "defaults"]

@@ -6,83 +6,72 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxae import optim, priors
+from jaxae import optim
 from jaxae.systems.base import Latent, Objective, System, variables
 from jaxae.systems.builders import closed_form, one_loss
+from jaxae.systems.latent import priors_by_name as named
 
 
 def defaults() -> ConfigDict:
-    """Keys of `config.model`.
-
-    `prior`: 'auto' takes 'autoregressive' for code maps and 'gaussian_mixture' for vectors; for those 'flow' and
-    'autoregressive' (a masked network with mixtures of `components` Gaussians) are there too. `codes` and `classes` are
-    filled in from the autoencoder and its data; `conditional` makes an autoregressive prior class-conditional.
-    """
-    return ConfigDict(dict(prior="auto", codes=0, classes=0, conditional=False, hidden=64, layers=5, dropout=0.0,
-                           embed=32, components=10, covariance="full"))
+    """Keys of `config.model`: those of `priors_by_name.defaults`."""
+    return ConfigDict(named.defaults())
 
 
 def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:
     """-log p(z) in nats per example, summed over the latent's dimensions, on latents `x` [n ...].
 
-    An autoregressive prior and a flow are trained by gradient, on vectors in units of the training set's mean and
-    standard deviation (`prepare` takes them); a Gaussian mixture is fitted by EM before the first step.
+    What is trained by gradient sees vectors in units of the training set's mean and standard deviation of each channel
+    (`prepare` takes them); a Gaussian mixture is fitted by EM before the first step. `nll` is reported where the prior
+    has a density, `nll_bound` where it has a bound, and the loss of training otherwise; `bits_per_code` of codes.
 
     Raises:
-      ValueError: for a prior that does not fit the type of the latents.
+      ValueError: for a prior that does not fit the type or shape of the latents.
     """
     model, latent = config.model, example["x"]
-    discrete = jnp.issubdtype(latent.dtype, jnp.integer)
-    kind = {"auto": "autoregressive" if discrete else "gaussian_mixture"}.get(model.prior, model.prior)
-    classes = model.classes if model.conditional else 0
+    discrete, shape = jnp.issubdtype(latent.dtype, jnp.integer), latent.shape[1:]
+    kind = named.kind_of(model, shape, discrete)
     if model.conditional and "label" not in example:
         raise ValueError("model.conditional needs labels, and the autoencoder's data have none")
-    if kind == "autoregressive" and not discrete:
-        if latent.ndim != 2:
-            raise ValueError(f"latents [n {' '.join(map(str, latent.shape[1:]))}] are neither codes nor vectors [n d]")
-        prior = priors.masked_autoregressive(latent.shape[1], model.components, (model.hidden,) * 2, classes)
-    elif kind == "autoregressive":
-        prior = priors.autoregressive(latent.shape[1:], model.codes, classes, hidden=model.hidden,
-                                      layers=model.layers, embed=model.embed, dropout=model.dropout,
-                                      axis_name=axis_name, dtype=jnp.dtype(config.dtype))
-    elif kind in ("gaussian_mixture", "flow"):
-        if discrete:
-            raise ValueError("Gaussian mixtures and flows model real vectors; these latents are codes: use "
-                             "model.prior='autoregressive'")
-        if classes:
-            raise ValueError("Gaussian mixtures and flows have no classes: set model.conditional=False")
-        prior = (priors.gaussian_mixture(model.components, model.covariance) if kind == "gaussian_mixture"
-                 else priors.flow(latent.shape[1], model.layers, (model.hidden, model.hidden)))
-    else:
-        raise ValueError(f"model.prior={model.prior!r} must be 'auto', 'autoregressive', 'gaussian_mixture' or 'flow'")
+    classes = model.classes if model.conditional else 0
+    case = named.Case(model, shape, classes, axis_name, jnp.dtype(config.dtype))
+    prior, bound = kind.build(case), kind.bound and kind.bound(case)
+    scaled = not discrete and prior.fit is None
+    codes, dims = (math.prod(shape) if discrete else 0), math.prod(shape)
 
     def label_of(batch):
         return batch["label"] if classes else None
 
-    # Mean and log standard deviation of vectors, set by `prepare`: the extra state of what is trained by gradient.
-    scaled = not discrete and prior.fit is None
-
     def init(key, batch):
-        d = batch["x"].shape[-1]
-        return prior.init(key, batch["x"], label_of(batch)), (jnp.zeros(d), jnp.zeros(d)) if scaled else ()
+        d = shape[-1:]
+        extra = (jnp.zeros(d), jnp.zeros(d)) if scaled else ()
+        return prior.init(key, batch["x"], label_of(batch)), extra
 
     def prepare(state, data, key):
-        std = jnp.maximum(data["x"].std(0), 1e-6)
-        return state._replace(extra=(data["x"].mean(0), jnp.log(std)))
-
-    positions = latent.size // latent.shape[0]
+        """Mean and log standard deviation of each channel: the extra state."""
+        rows = data["x"].reshape(-1, shape[-1])
+        return state._replace(extra=(rows.mean(0), jnp.log(jnp.maximum(rows.std(0), 1e-6))))
 
     def loss(params, extra, batch, key, train: bool):
-        z, log_scale = batch["x"], 0.0
+        z, label, nats_of_scale = batch["x"], label_of(batch), 0.0
         if scaled:
             shift, log_std = extra
-            z, log_scale = (z - shift) * jnp.exp(-log_std), log_std.sum()
-        nats = log_scale - prior.log_prob(params, z, label_of(batch), key if train and model.dropout else None)
-        unit = {"bits_per_code": nats / (math.log(2.0) * positions)} if discrete else {}
-        return Objective(nats, {"nll": nats} | unit, extra)
+            z, nats_of_scale = (z - shift) * jnp.exp(-log_std), log_std.sum() * (dims // shape[-1])
+        metrics = {}
+        if prior.loss is not None and train:
+            return Objective(prior.loss(params, z, label, key), metrics, extra)
+        if prior.log_prob is not None:
+            noise = key if train and (model.dropout or model.label_dropout and classes) else None
+            value = metrics["nll"] = nats_of_scale - prior.log_prob(params, z, label, noise)
+        elif bound is not None:
+            value = metrics["nll_bound"] = bound.loss(params, z, label, key)
+        else:
+            value = prior.loss(params, z, label, key)
+        if codes and metrics:
+            metrics["bits_per_code"] = value / (math.log(2.0) * codes)
+        return Objective(value, metrics, extra)
 
     def sample(now, key, n: int, label=None):
-        z = prior.sample(now.params, key, n, label)
+        z = prior.sample(now.params, key, n, label, **named.sampling(kind, model))
         return now.extra[0] + jnp.exp(now.extra[1]) * z if scaled else z
 
     def figures(state, batch, key):
@@ -90,7 +79,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         label = jnp.arange(count) % classes if classes else None
         return {"samples": sample(variables(state), key, count, label)}
 
-    rest = dict(sample=sample, figures=figures, latent=Latent(latent.shape[1:], model.codes))
+    rest = dict(sample=sample, figures=figures, latent=Latent(shape, model.codes))
     if prior.fit is not None:
         return closed_form(init, lambda params, data, key: prior.fit(params, data["x"], key), loss,
                            axis_name=axis_name, **rest)
@@ -98,3 +87,5 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
                     accumulate=config.optim.accumulate, axis_name=axis_name, prepare=prepare if scaled else None,
                     **rest)
 
+
+__all__ = ["build", "defaults"]

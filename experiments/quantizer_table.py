@@ -1,0 +1,97 @@
+"""Every quantizer at about 1,024 codes: reconstruction error, usage, perplexity and bits of an image.
+
+    python experiments/quantizer_table.py                        # all, 3 seeds, 300 updates: 15 minutes on 1 core
+    python experiments/quantizer_table.py --models=fsq,rotation  # some of them
+    python experiments/quantizer_table.py --steps=2000
+
+Every model has the same convolutions, data (14x14 digits, 7x7 positions) and number of updates, and 10 bits a position:
+one code of 1,024 (1,000 for FSQ), 2 stages of 32, or 5 dimensions of 4 values. Numbers are of the 1,000 test digits,
+usage and perplexity of each codebook, averaged; `bits` is what an image costs at log2 K for each code, `entropy` what
+it costs at the entropy of each codebook's use. The numbers and the table land in `experiments/results/`, or
+`--output`; rows that stand there from a run with the same settings stay, those of `--models` are measured anew.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from claims.quantizers import on_digits
+from claims.training import digits, mean_sd, over, trained
+
+from jaxae import metrics, quantizers
+
+HERE = Path(__file__).parent
+# A codebook starts at random outputs of the encoder; no code is revived where `revive` is not given.
+MODELS = {"vq": dict(codes=1024, codebook="gradient"),
+          "vq-uniform": dict(codes=1024, codebook="gradient", start="uniform"),
+          "ema": dict(codes=1024, revive=0.01),
+          "rotation": dict(codes=1024, decay=0.8, estimator="rotation"),
+          "simvq": dict(quantizer="simvq", codes=1024),
+          "gumbel": dict(quantizer="gumbel", codes=1024),
+          "fsq": dict(quantizer="finite_scalar", levels=quantizers.FSQ_LEVELS[1024]),
+          "lfq": dict(quantizer="lookup_free", width=10),
+          "bsq": dict(quantizer="binary_spherical", width=10),
+          "residual": dict(codes=32, depth=2, revive=0.01),
+          "latent": dict(quantizer="latent", codes=4, width=5, beta=0.01)}
+COLUMNS = ("mse", "usage", "perplexity", "bits", "entropy")
+flags.DEFINE_list("models", list(MODELS), f"Among {', '.join(MODELS)}.")
+flags.DEFINE_integer("steps", 300, "Updates of each model.")
+flags.DEFINE_integer("seeds", 3, "Members of each model, side by side.")
+flags.DEFINE_string("output", str(HERE / "results"), "Folder of quantizers.json and .md.")
+
+
+def row(model: str, steps: int, seeds: int, dataset) -> dict[str, list[float]]:
+    """The numbers of one model, one for each seed."""
+    run = trained(on_digits(steps, seeds, **MODELS[model]), dataset)
+    members, latent = jax.tree.map(lambda *leaves: jnp.stack(leaves), *run.members), run.system.latent
+    encode = jax.vmap(run.system.encode, (0, None))
+    indices = over(lambda b: encode(members, b["x"]).swapaxes(0, 1), dataset.test, dataset)  # [n members *latent]
+    cells, books = math.prod(latent.shape), latent.shape[2] if len(latent.shape) > 2 else 1
+    by_book = jnp.asarray(indices.reshape(len(indices), seeds, -1, books).transpose(1, 3, 0, 2))  # [members books n m]
+    counts = jax.vmap(jax.vmap(lambda i: metrics.code_counts(i, latent.codes)))(by_book)
+    entropy = cells * jnp.log2(metrics.perplexity(counts)).mean(1)
+    numbers = {name: run.test[name] for name in ("mse", "usage", "perplexity")} | {
+        "bits": [cells * math.log2(latent.codes)] * seeds, "entropy": entropy}
+    return {name: [float(value) for value in values] for name, values in numbers.items()}
+
+
+def table(rows: dict[str, dict[str, list[float]]]) -> str:
+    """Markdown: mean +- standard deviation over seeds."""
+    lines = [f"| quantizer | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for model, numbers in rows.items():
+        cells = [f"{numbers[c][0]:.4g}" if c == "bits" else mean_sd(numbers[c]) for c in COLUMNS]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(_):
+    options = flags.FLAGS
+    unknown = sorted({*options.models} - {*MODELS})
+    if unknown:
+        raise app.UsageError(f"unknown models {', '.join(unknown)}: choose among {', '.join(MODELS)}")
+    dataset, out = digits(), Path(options.output)
+    out.mkdir(parents=True, exist_ok=True)
+    settings = {name: options[name].value for name in ("steps", "seeds")}
+    rows = earlier(out / "quantizers.json", settings)
+    for model in options.models:
+        rows[model] = row(model, options.steps, options.seeds, dataset)
+        print(table({model: rows[model]}).splitlines()[-1], flush=True)
+        rows = {name: rows[name] for name in MODELS if name in rows}
+        (out / "quantizers.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+        (out / "quantizers.md").write_text(
+            f"14x14 digits, 7x7 positions, {options.steps} updates, {options.seeds} seeds; bits of an image.\n\n"
+            + table(rows))
+    print(table(rows))
+
+
+def earlier(path: Path, settings: dict) -> dict[str, dict[str, list[float]]]:
+    """Rows of a file that the same settings wrote."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found["rows"] if found.get("settings") == settings else {}
+
+
+if __name__ == "__main__":
+    app.run(main)

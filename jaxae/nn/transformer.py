@@ -1,0 +1,136 @@
+"""A transformer over positions of one to three axes; where causal, in parallel or step by step with a cache."""
+
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from jaxae.nn.attention import TransformerBlock, empty_cache
+
+_SMALL = nn.initializers.normal(0.02)
+
+
+class Cache(NamedTuple):
+    """What a causal transformer remembers of the tokens it has read."""
+
+    position: Array  # int32 scalar: number of tokens read
+    layers: tuple[PyTree, ...]  # of each block: `KeyValueCache`, or `LinearState`
+
+
+class Positions(nn.Module):
+    """Learned position embeddings in raster order: `[prod(shape) width]`, float32.
+
+    Attributes:
+      shape: sizes of the axes.
+      width: of an embedding.
+      factored: the sum of one table for each axis, instead of one table of all positions.
+    """
+
+    shape: tuple[int, ...]
+    width: int
+    factored: bool = True
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "t d"]:
+        if not self.factored or len(self.shape) == 1:
+            return self.param("table", _SMALL, (math.prod(self.shape), self.width), jnp.float32)
+        total = 0.0
+        for i, size in enumerate(self.shape):
+            table = self.param(f"axis{i}", _SMALL, (size, self.width), jnp.float32)
+            total = total + table.reshape(size, *[1] * (len(self.shape) - 1 - i), self.width)
+        return total.reshape(-1, self.width)
+
+
+class Transformer(nn.Module):
+    """Pre-norm transformer over embedded tokens: `[b t width] -> [b t out]`.
+
+        x_t <- x_t + position_t;   x <- block(x), `layers` times;   logits = W norm(x) + b
+
+    Where causal, row t of the output is a function of rows up to t of the input, and
+
+        logits, cache = net.apply(variables, x[:, t:t + s], cache)
+
+    gives rows t .. t+s-1 from the `cache` of the rows before (`start` gives the first one): the same layers with the
+    same parameters, in O(t) time a token with softmax attention and O(1) with linear attention.
+
+    Attributes:
+      out: channels of the output, e.g. the number of codes.
+      shape: sizes of the axes of the positions, read in raster order.
+      width: of tokens and layers.
+      layers: number of blocks.
+      heads: of each attention; `width` must be a multiple.
+      mlp_ratio: width of the MLPs' hidden layers over `width`.
+      causal: whether a position sees only itself and those before it.
+      attention: 'softmax' or 'linear'.
+      factored: position embeddings as sums over the axes, or one for each position.
+      dropout: rate after each attention and each MLP; needs an rng named `dropout`.
+      axis_name: mapped axis over which the batch is spread (dropout noise is that of the global batch).
+      dtype: computation; parameters and the output are float32.
+
+    Reference: Vaswani et al., 'Attention is all you need', 2017, arXiv 1706.03762; the recurrent form of linear
+    attention: Katharopoulos, Vyas, Pappas, Fleuret, 2020, arXiv 2006.16236.
+
+    >>> import jax
+    >>> net = Transformer(out=10, shape=(3, 4), width=16, layers=2, heads=2)
+    >>> x = jnp.ones((5, 12, 16))
+    >>> logits, variables = net.init_with_output(jax.random.key(0), x)
+    >>> first, cache = net.apply(variables, x[:, :1], net.start(5))
+    >>> logits.shape, first.shape
+    ((5, 12, 10), (5, 1, 10))
+    """
+
+    out: int
+    shape: tuple[int, ...]
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    mlp_ratio: int | float = 4
+    causal: bool = True
+    attention: str = "softmax"
+    factored: bool = True
+    dropout: float = 0.0
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], cache: Cache | None = None, *,
+                 deterministic: bool = True) -> Float[Array, "b t out"] | tuple:
+        """Args:
+          x: embedded tokens, all of them, or with a cache those that follow.
+          cache: of the tokens before; only for a causal net.
+          deterministic: no dropout.
+
+        Returns:
+          float32 logits, and with a cache the new cache: `(logits, cache)`.
+
+        Raises:
+          ValueError: without a cache, for another number of tokens than positions.
+        """
+        t, length = x.shape[1], math.prod(self.shape)
+        positions = Positions(tuple(self.shape), self.width, self.factored, name="positions")()
+        if cache is not None:
+            positions = lax.dynamic_slice_in_dim(positions, cache.position, t)
+        elif t != length:
+            raise ValueError(f"Transformer: {t} tokens for {length} positions of shape {tuple(self.shape)}: they must "
+                             "agree, unless a cache is given")
+        x = (x + positions).astype(self.dtype)
+        states = []
+        for i in range(self.layers):
+            block = TransformerBlock(self.heads, self.mlp_ratio, self.causal, self.dtype, self.attention, self.dropout,
+                                     self.axis_name, name=f"block{i}")
+            x = block(x, None if cache is None else cache.layers[i], deterministic=deterministic)
+            if cache is not None:
+                x, state = x
+                states.append(state)
+        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+        logits = nn.Dense(self.out, dtype=jnp.float32, name="logits")(x.astype(jnp.float32))
+        return logits if cache is None else (logits, Cache(cache.position + t, tuple(states)))
+
+    @nn.nowrap
+    def start(self, b: int) -> Cache:
+        """The cache of b sequences before their first token."""
+        layer = empty_cache(self.attention, b, math.prod(self.shape), self.heads, self.width, self.dtype)
+        return Cache(jnp.int32(0), (layer,) * self.layers)

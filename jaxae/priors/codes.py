@@ -1,0 +1,50 @@
+"""What priors on integer codes have in common: checks, log-probabilities, the choice of a code."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+
+def check_codes(codes: Array, shape: tuple[int, ...]) -> Array:
+    """The codes, or a ValueError where they are not integers `[n, *shape]`."""
+    if codes.shape[1:] != shape or not jnp.issubdtype(codes.dtype, jnp.integer):
+        raise ValueError(f"expected integer codes [n, {', '.join(map(str, shape))}]; got {codes.dtype} {codes.shape}.")
+    return codes
+
+
+def check_shape(name: str, shape: tuple[int, ...], axes: tuple[int, ...], num_codes: int, num_classes: int,
+                label_dropout: float) -> tuple[int, ...]:
+    """The shape as a tuple; ValueError where a prior on codes cannot be made with these arguments."""
+    shape = tuple(shape)
+    if len(shape) not in axes or min(shape) < 1:
+        raise ValueError(f"{name} needs the shape of one code map, of {axes[0]} to {axes[-1]} axes; got {shape}.")
+    if num_codes < 1:
+        raise ValueError(f"{name} needs one code or more; got {num_codes}.")
+    if label_dropout and not num_classes or not 0 <= label_dropout < 1:
+        raise ValueError(f"{name}: label_dropout={label_dropout} must be in [0, 1), and 0 without classes.")
+    return shape
+
+
+def code_log_prob(logits: Float[Array, "*n k"], codes: Int[Array, "*n"]) -> Float[Array, "*n"]:
+    """log softmax(logits)[code], NaN for a code outside `[0, k)`."""
+    # optax counts a negative code from the end of the codebook, so it needs its own check.
+    nats = -optax.losses.softmax_cross_entropy_with_integer_labels(logits, codes)
+    return jnp.where((codes >= 0) & (codes < logits.shape[-1]), nats, jnp.nan)
+
+
+def by_place(codes: Int[Array, "n t"], shape: tuple[int, ...], num_codes: int) -> Int[Array, "n t"]:
+    """Rows of an embedding with `num_codes` for each place of the last of three axes; the codes where there is none.
+
+    The same integer means another vector in each of the codebooks of residual and product quantizers.
+    """
+    return codes + num_codes * (jnp.arange(codes.shape[1]) % shape[2]) if len(shape) == 3 else codes
+
+
+def choose(key: Array, logits: Array, temperature: Array, top_k: int | None = None) -> Array:
+    """Codes from `softmax(logits / temperature)` of the `top_k` largest logits; the likeliest at temperature 0."""
+    if top_k is not None and top_k < logits.shape[-1]:
+        logits = jnp.where(logits < lax.top_k(logits, top_k)[0][..., -1:], -jnp.inf, logits)
+    # The Gumbel-max trick: exact for temperature > 0 and greedy at 0.
+    return jnp.argmax(logits + temperature * jax.random.gumbel(key, logits.shape), -1).astype(jnp.int32)

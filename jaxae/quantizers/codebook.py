@@ -1,0 +1,191 @@
+"""The vector quantizer: a codebook of vectors, by averages or by gradients, by distance or by angle."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxae import collectives
+from jaxae.quantizers.base import Codes, Quantized, Quantizer
+from jaxae.quantizers.ema import ema_codebook, ema_update
+from jaxae.quantizers.ema import revive as revive_averages
+from jaxae.quantizers.estimators import estimator_of
+from jaxae.quantizers.kmeans import kmeans
+from jaxae.quantizers.vector import assign, by_chunks, lookup, nearest_code, sample_rows
+
+
+class CodeUse(NamedTuple):
+    """What revives the codes of a codebook that gradients move."""
+
+    counts: Float[Array, " k"]  # moving average of assignments per batch
+    fresh: Float[Array, "k d"]  # random vectors of the last batch
+
+
+def vector(codes: int, width: int, *, codebook: str = "ema", distance: str = "euclidean",
+           estimator: str = "straight_through", beta: float = 0.25, decay: float = 0.99, epsilon: float = 1e-5,
+           revive: float = 0.01, start: str = "kmeans", temperature: float = 0.0, axis_name: str | None = None
+           ) -> Quantizer:
+    """The vector quantizer of the VQ-VAE: every vector becomes the nearest of K codes.
+
+    loss = beta |z - sg[e]|^2 for a codebook of moving averages, + |sg[z] - e|^2 for one that gradients move; means
+    over positions and channels. What one finds in `Codes`:
+
+        codebook    learned        moving
+        'ema'       ()             EMACodebook; `quantize` updates and revives it
+        'gradient'  codes [K d]    CodeUse; `after` puts dead codes onto vectors of the last batch
+
+    'cosine' scales z and codes to length 1 before they are compared, and gives the decoder the code of length 1. Its
+    distance is |z^ - e^|^2 = 2 - 2 cos, in both losses too, and averages are scaled to length 1 again. No gradient then
+    points along z, so that no loss makes the encoder's outputs longer or shorter.
+
+    With a temperature T > 0 training samples the code, P(j) ~ exp(-|z - e_j|^2 / T), by Gumbel noise on the distances;
+    evaluation takes the nearest. Noise is made for 256 to 1,024 vectors at a time, a key for each vector: memory is
+    that of the search, and 1 device samples what N devices sample. Straight-through goes with it; see `rotate_to`.
+
+    Args:
+      codes: K, at least 2.
+      width: d.
+      codebook: 'ema' or 'gradient'.
+      distance: 'euclidean' or 'cosine'.
+      estimator: a name of `ESTIMATORS`.
+      beta: weight of the commitment loss.
+      decay: of the moving averages of codes and counts.
+      epsilon: of the smoothing of the EMA's counts.
+      revive: codes with fewer assignments per batch move to random vectors of it; 0 revives none.
+      start: 'kmeans' or 'data' (distinct random vectors) for `Quantizer.start`, or 'uniform', which has none: codes
+        then stay in +-1/K (random directions with 'cosine').
+      temperature: T, in squared units of z; 0 takes the nearest code.
+      axis_name: the mapped axis over which the batch is spread, or None under `jit`.
+
+    Returns:
+      A `Quantizer` of one place, with the metrics `commitment` and, for gradients, `codebook`.
+
+    Raises:
+      ValueError: for options that do not exist; from `start` with fewer vectors than codes.
+
+    Example:
+      >>> import jax
+      >>> quantizer = vector(4, 2)
+      >>> state = quantizer.init(jax.random.key(0))
+      >>> quantizer.quantize(jnp.zeros((3, 5, 2)), state, jax.random.key(1), True).indices.shape
+      (3, 5)
+
+    Reference: van den Oord, Vinyals and Kavukcuoglu, 2017, arXiv 1711.00937; cosine: Yu et al., 'Vector-quantized
+    image modeling with improved VQGAN', 2021, arXiv 2110.04627; sampling: Sonderby, Poole, Mnih, 'Continuous
+    relaxation training of discrete latent variable image models', Bayesian deep learning workshop, 2017.
+    """
+    check_codes(codes, width)
+    _check_choice("codebook", codebook, ("ema", "gradient"))
+    _check_choice("distance", distance, ("euclidean", "cosine"))
+    _check_choice("start", start, ("kmeans", "data", "uniform"))
+    if temperature < 0:
+        raise ValueError(f"temperature={temperature} must not be negative; 0 takes the nearest code")
+    past, moving, cosine = estimator_of(estimator), codebook == "ema", distance == "cosine"
+    scaled = to_unit_length if cosine else lambda x: x
+
+    def state_at(rows):
+        rows = scaled(rows)
+        return Codes((), ema_codebook(rows)) if moving else Codes(rows, CodeUse(jnp.ones(codes), rows))
+
+    def codes_of(state):
+        return state.moving.codes if moving else scaled(state.learned)
+
+    def init(key):
+        if cosine:
+            return state_at(jax.random.normal(key, (codes, width)))
+        return state_at(jax.random.uniform(key, (codes, width), minval=-1.0 / codes, maxval=1.0 / codes))
+
+    def quantize(z, state, key, train):
+        z, table, noise_key = scaled(z), codes_of(state), None
+        if temperature:
+            noise_key, key = jax.random.split(key)
+        indices = sample_code(z, table, noise_key, temperature, axis_name) if temperature and train \
+            else nearest_code(z, table)
+        found = assign(z, table, indices, past)
+        loss, metrics = beta * found.commitment_loss, {"commitment": found.commitment_loss}
+        if not moving:
+            loss, metrics = loss + found.codebook_loss, metrics | {"codebook": found.codebook_loss}
+        return Quantized(found.z_q, indices, loss, updated(state, z, indices, key) if train else state, metrics)
+
+    def updated(state, z, indices, key):
+        if moving:
+            new = ema_update(state.moving, z, indices, decay, epsilon, axis_name)
+            new = new._replace(codes=scaled(new.codes))
+            return Codes((), revive_averages(new, z, key, revive, axis_name) if revive else new)
+        rows = lax.stop_gradient(z).reshape(-1, width).astype(jnp.float32)
+        counts = collectives.total(jnp.zeros(codes).at[indices.reshape(-1)].add(1.0), axis_name)
+        fresh = sample_rows(rows, key, codes, axis_name) if revive else state.moving.fresh
+        return Codes(state.learned, CodeUse(decay * state.moving.counts + (1.0 - decay) * counts, fresh))
+
+    def start_at(vectors, state, key):
+        return state_at(kmeans(scaled(vectors), codes, key, 20 if start == "kmeans" else 0))
+
+    def after(state, key):
+        dead = state.moving.counts < revive
+        return Codes(jnp.where(dead[:, None], state.moving.fresh, state.learned),
+                     state.moving._replace(counts=jnp.where(dead, 2.0 * revive, state.moving.counts)))
+
+    return Quantizer(width, codes, 1, init, quantize, lambda indices, state: lookup(indices, codes_of(state)),
+                     None if start == "uniform" else start_at, after if revive and not moving else None)
+
+
+def sample_code(z: Float[Array, "*n d"], codebook: Float[Array, "k w"], key: Array, temperature: float,
+                axis_name: str | None = None) -> Int[Array, "*n"]:
+    """A code for each vector with probability softmax(-|z - e_j|^2 / temperature): the nearest, under Gumbel noise.
+
+    Like `nearest_code` it searches chunks of rows, with the noise of one chunk at a time in memory. Row i of the
+    global batch has the key fold_in(key, i), so that the draw does not depend on chunks and devices.
+
+    Args:
+      z: vectors `[... d]`; with an axis, of this replica.
+      codebook: codes `[k d]`.
+      key: one key, the same on every replica.
+      temperature: above 0, in squared units of z.
+      axis_name: the mapped axis, or None under `jit`.
+
+    Returns:
+      int32 `[...]`; no gradient.
+
+    Raises:
+      ValueError: if the widths differ.
+    """
+    k, d = codebook.shape
+    if z.shape[-1] != d:
+        raise ValueError(f"the encoder gives vectors of width {z.shape[-1]}, the codebook holds width {d}: "
+                         f"make them equal")
+    flat = lax.stop_gradient(z).reshape(-1, d).astype(jnp.float32)
+    codes = lax.stop_gradient(codebook).astype(jnp.float32)
+    weights, offset = 2.0 * codes.T / temperature, jnp.sum(codes**2, axis=-1) / temperature
+    row = jnp.arange(flat.shape[0])
+    if axis_name is not None:
+        row = row + flat.shape[0] * lax.axis_index(axis_name)
+
+    def search(rows):
+        high, low = rows[:, d].astype(jnp.int32), rows[:, d + 1].astype(jnp.int32)
+        noise = jax.vmap(lambda i: jax.random.gumbel(jax.random.fold_in(key, i), (k,)))(4096 * high + low)
+        score = jnp.dot(rows[:, :d], weights, precision=lax.Precision.HIGHEST) - offset + noise
+        return jnp.argmax(score, axis=-1).astype(jnp.int32)
+
+    # The row's number rides along as two floats, which hold it exactly.
+    numbered = jnp.concatenate([flat, jnp.stack([row // 4096, row % 4096], axis=-1).astype(jnp.float32)], axis=-1)
+    return by_chunks(search, numbered, k).reshape(z.shape[:-1])
+
+
+def to_unit_length(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    """x / |x| over the last axis; vectors shorter than 1e-6 stay as they are, with finite gradients."""
+    square = jnp.sum(x.astype(jnp.float32) ** 2, axis=-1, keepdims=True)
+    long = square > 1e-12
+    return (x / jnp.sqrt(jnp.where(long, square, 1.0))).astype(x.dtype)
+
+
+def check_codes(codes: int, width: int) -> None:
+    """Refuses a codebook that is none."""
+    if codes < 2 or width < 1:
+        raise ValueError(f"codes={codes} must be at least 2 and width={width} at least 1")
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(repr(c) for c in choices)}")

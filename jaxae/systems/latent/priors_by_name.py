@@ -1,0 +1,178 @@
+"""Priors by config: which there are for codes and which for vectors, and how each is sampled."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxae import priors
+from jaxae.priors import Prior
+
+
+def defaults() -> dict[str, Any]:
+    """Keys of `config.model`.
+
+    `prior`: 'auto' takes 'autoregressive' for codes and 'gaussian_mixture' for vectors.
+
+    For codes: 'autoregressive' (a gated PixelCNN), 'transformer', 'linear_transformer', 'axial', 'masked' (filled in by
+    `iterations`), 'coarse_to_fine' (labels of `clusters` of the codebook, then codes) and 'next_scale' (for those of
+    a multi-scale quantizer). For vectors: 'gaussian_mixture' and 'autoregressive' (mixtures of `components`), 'flow',
+    'diffusion' and 'flow_matching' (of vectors or maps, integrated in `steps`), 'masked_continuous' for rows of them.
+
+    `conditional` gives them classes, of which a share `label_dropout` is hidden in training; with that a `guidance`
+    above 1 exaggerates what a class has of its own. `temperature` and `top_k` (0: all codes) are of sampling. Networks
+    have `layers` of `hidden` units and, transformers, `heads`. What the autoencoder and its data say is filled in:
+    `codes`, `classes`, `scales` and the `assignment` of codes to clusters.
+    """
+    return dict(prior="auto", conditional=False, hidden=64, layers=5, heads=4, dropout=0.0, embed=32, components=10,
+                covariance="full", clusters=16, label_dropout=0.1, guidance=1.0, temperature=1.0, top_k=0,
+                iterations=8, steps=50, codes=0, classes=0, scales=(), assignment=())
+
+
+class Case(NamedTuple):
+    """What a prior is given, in one place."""
+
+    model: Any  # config.model
+    shape: tuple[int, ...]  # of one latent
+    classes: int
+    axis_name: str | None
+    dtype: Any
+
+    @property
+    def transformer(self) -> dict[str, Any]:
+        """Options that all transformers on codes have."""
+        model = self.model
+        return dict(num_classes=self.classes, width=model.hidden, layers=model.layers, heads=model.heads,
+                    dropout=model.dropout, label_dropout=model.label_dropout if self.classes else 0.0,
+                    axis_name=self.axis_name, dtype=self.dtype)
+
+
+def _pixelcnn(case):
+    model = case.model
+    return priors.autoregressive(case.shape, model.codes, case.classes, hidden=model.hidden, layers=model.layers,
+                                 embed=model.embed, dropout=model.dropout, axis_name=case.axis_name, dtype=case.dtype)
+
+
+def _axial(case):
+    rest = {key: value for key, value in case.transformer.items() if key != "layers"}
+    half = max(1, case.model.layers // 2)
+    return priors.axial(case.shape, case.model.codes, outer=half, inner=half, encoder=half, **rest)
+
+
+def _coarse_to_fine(case):
+    return priors.coarse_to_fine(case.shape, jnp.asarray(case.model.assignment, jnp.int32),
+                                 fine_layers=case.model.layers, **case.transformer)
+
+
+def _next_scale(case):
+    model = case.model
+    return priors.next_scale(model.scales, model.codes, case.classes, width=model.hidden, depth=model.layers,
+                             heads=model.heads, embed=model.embed, label_dropout=model.label_dropout,
+                             axis_name=case.axis_name, dtype=case.dtype)
+
+
+def _denoising(kind):
+    def build(case):
+        model = case.model
+        return priors.diffusion(case.shape, case.classes, kind, width=model.hidden, depth=model.layers,
+                                heads=model.heads, label_dropout=model.label_dropout, axis_name=case.axis_name,
+                                dtype=case.dtype)
+    return build
+
+
+def _masked_continuous(case):
+    model = case.model
+    return priors.masked_continuous(case.shape, case.classes, width=model.hidden, depth=model.layers,
+                                    heads=model.heads, label_dropout=model.label_dropout, axis_name=case.axis_name,
+                                    dtype=case.dtype)
+
+
+class Kind(NamedTuple):
+    """A prior by name."""
+
+    axes: tuple[int, ...]  # numbers of axes of one latent that it models
+    build: Callable[[Case], Prior]
+    options: tuple[str, ...] = ()  # keys of `config.model` that its `sample` takes
+    classes: bool = True
+    bound: Callable[[Case], Prior] | None = None  # whose `loss` is an upper bound on -log p(z), nats per example
+
+
+GUIDED = ("guidance", "temperature", "top_k")
+CODES = {
+    "autoregressive": Kind((1, 2), _pixelcnn, ("temperature",)),
+    "transformer": Kind((1, 2, 3), lambda case: priors.transformer(
+        case.shape, case.model.codes, **case.transformer), GUIDED),
+    "linear_transformer": Kind((1, 2, 3), lambda case: priors.transformer(
+        case.shape, case.model.codes, attention="linear", **case.transformer), GUIDED),
+    "axial": Kind((2, 3), _axial, GUIDED),
+    "masked": Kind((1, 2, 3), lambda case: priors.masked(case.shape, case.model.codes, **case.transformer),
+                   ("guidance", "temperature", "iterations"), True,
+                   lambda case: priors.masked(case.shape, case.model.codes, schedule="uniform",
+                                              **case.transformer | dict(dropout=0.0, label_dropout=0.0))),
+    "coarse_to_fine": Kind((1, 2, 3), _coarse_to_fine, GUIDED),
+    "next_scale": Kind((1,), _next_scale, GUIDED),
+}
+VECTORS = {
+    "gaussian_mixture": Kind((1,), lambda case: priors.gaussian_mixture(
+        case.model.components, case.model.covariance), (), False),
+    "flow": Kind((1,), lambda case: priors.flow(case.shape[0], case.model.layers, (case.model.hidden,) * 2), (), False),
+    "autoregressive": Kind((1,), lambda case: priors.masked_autoregressive(
+        case.shape[0], case.model.components, (case.model.hidden,) * 2, case.classes)),
+    "diffusion": Kind((1, 3), _denoising("ddpm"), ("guidance", "temperature", "steps")),
+    "flow_matching": Kind((1, 3), _denoising("flow_matching"), ("guidance", "temperature", "steps")),
+    "masked_continuous": Kind((2,), _masked_continuous, ("guidance", "temperature", "steps")),
+}
+
+
+def kind_of(model, shape: tuple[int, ...], discrete: bool) -> Kind:
+    """The prior that the config names.
+
+    Raises:
+      ValueError: for a name that does not exist, or does not fit the type and shape of the latents.
+    """
+    table, other = (CODES, VECTORS) if discrete else (VECTORS, CODES)
+    name = ("autoregressive" if discrete else "gaussian_mixture") if model.prior == "auto" else model.prior
+    if name not in table:
+        what = "codes" if discrete else "real vectors"
+        why = f"is not for {what}, which these latents are" if name in other else "does not exist"
+        raise ValueError(f"model.prior={name!r} {why}: for {what} there are {', '.join(table)}")
+    kind = table[name]
+    if name == "next_scale" and not model.scales:
+        raise ValueError("model.prior='next_scale' is for the codes of a multi-scale quantizer: train one by "
+                         "configs/vq.py:multi_scale")
+    if len(shape) not in kind.axes:
+        fitting = [other for other, row in table.items() if len(shape) in row.axes]
+        raise ValueError(f"model.prior={name!r} does not model latents [n {' '.join(map(str, shape))}]; of these do "
+                         f"{', '.join(fitting) or 'none'}")
+    if model.conditional and not kind.classes:
+        raise ValueError(f"model.prior={name!r} has no classes: set model.conditional=False")
+    if name == "coarse_to_fine" and not model.assignment:
+        raise ValueError("model.prior='coarse_to_fine' cuts a codebook into clusters, and this autoencoder has none: "
+                         "use one with model.quantizer='vector' or 'simvq'")
+    return kind
+
+
+def sampling(kind: Kind, model) -> dict[str, Any]:
+    """Options of the prior's `sample` from the config."""
+    values = {name: model[name] for name in kind.options}
+    if not values.get("top_k", 1):
+        values["top_k"] = None
+    return values
+
+
+def fill(model, autoencoder, codebook: Array | None) -> None:
+    """Writes into `config.model` what the autoencoder's own `config.model` and its codebook [K d] say.
+
+    Raises:
+      ValueError: for more clusters than codes.
+    """
+    if autoencoder.get("quantizer") == "multi_scale":
+        model.scales = tuple(autoencoder.scales)
+    if model.prior == "coarse_to_fine" and codebook is not None:
+        clusters = priors.cluster_codebook(codebook, model.clusters, jax.random.key(0))
+        model.assignment = tuple(clusters.assignment.tolist())
+
+
+__all__ = ["CODES", "VECTORS", "Case", "Kind", "defaults", "fill", "kind_of", "sampling"]
