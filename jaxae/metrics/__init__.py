@@ -45,8 +45,8 @@ __all__ = [
     "beta_vae_score", "bits_per_dim", "box_counting_dimension", "class_mismatch", "cluster_accuracy", "code_counts",
     "dci", "dci_scores", "digit_accuracy", "digit_features", "digit_logits", "discretize", "exact_match",
     "factor_vae_score", "frechet_distance", "frechet_from_moments", "importance_sampled_nll", "infomec",
-    "init_moments", "intrinsic_dimension_mle", "intrinsic_dimension_two_nn", "kernel_distance", "kernel_distance_subsets",
-    "laplacian_sharpness", "latent_mutual_information", "linear_probe", "merge_moments", "mig", "modularity", "mse", "mutual_information",
-    "mutual_information_matrix", "nmi_matrix", "perplexity", "psnr", "sap", "sap_continuous", "ssim", "token_accuracy",
-    "update_moments", "usage",
+    "init_moments", "intrinsic_dimension_mle", "intrinsic_dimension_two_nn", "kernel_distance",
+    "kernel_distance_subsets", "laplacian_sharpness", "latent_mutual_information", "linear_probe", "merge_moments",
+    "mig", "modularity", "mse", "mutual_information", "mutual_information_matrix", "nmi_matrix", "perplexity",
+    "psnr", "sap", "sap_continuous", "ssim", "token_accuracy", "update_moments", "usage",
 ]
