@@ -1,6 +1,6 @@
 """Every autoencoder with every latent sampler: Frechet and kernel distance, error and likelihood on the digits.
 
-    python experiments/cross_table.py                      # all models, 2 seeds, 3,000 steps: two hours on 2 cores
+    python experiments/cross_table.py                      # all models, 2 seeds, 3,000 steps: about two hours
     python experiments/cross_table.py --models=vae,wae     # some of them
     python experiments/cross_table.py --steps=300 --seeds=1
 
@@ -38,6 +38,7 @@ MODELS = {"ae": "wae:plain", "vae": "vae", "beta-vae": "vae:beta4", "vae-mixture
 SAMPLERS = ("prior", "mixture", "flow", "autoregressive")
 flags.DEFINE_list("models", list(MODELS), f"Among {', '.join(MODELS)}.")
 flags.DEFINE_integer("steps", 3000, "Updates of each model.")
+flags.DEFINE_integer("prior_steps", 1000, "Updates of each flow and autoregressive network.")
 flags.DEFINE_integer("seeds", 2, "Members of each model, side by side.")
 flags.DEFINE_integer("nll_samples", 500, "Importance samples of the likelihood.")
 flags.DEFINE_string("output", str(HERE / "results"), "Folder of cross_table.json, .md and .png.")
@@ -76,8 +77,8 @@ def row(model: str, options, dataset, features, real) -> dict[str, list[float]]:
         errors = over(lambda b, m=member: metrics.mse(b["x"], system.reconstruct(m, b["x"])), dataset.test, dataset)
         numbers.setdefault("mse", []).append(float(errors.mean()))
         z = over(lambda b, m=member: system.encode(m, b["x"]), dataset.train, dataset)
-        draw = {"mixture": fitted("gaussian_mixture", z, 1), "flow": fitted("flow", z, 1000),
-                "autoregressive": fitted("autoregressive", z, 1000)}
+        draw = {"mixture": fitted("gaussian_mixture", z, 1), "flow": fitted("flow", z, options.prior_steps),
+                "autoregressive": fitted("autoregressive", z, options.prior_steps)}
         for sampler in SAMPLERS:
             def images(key, s=sampler, m=member, d=draw):
                 if s == "prior":
@@ -132,7 +133,7 @@ def main(_):
     real = over(lambda b: features(b["x"]), dataset.test, dataset)
     out = Path(options.output)
     out.mkdir(parents=True, exist_ok=True)
-    settings = {name: options[name].value for name in ("steps", "seeds", "nll_samples")}
+    settings = {name: options[name].value for name in ("steps", "prior_steps", "seeds", "nll_samples")}
     rows = earlier(out / "cross_table.json", settings)
     for model in options.models:
         rows[model] = row(model, options, dataset, features, real)

@@ -52,6 +52,14 @@ def test_decoder_stretches_every_distance_by_at_least_the_product_of_its_constan
     assert float(weak.min()) < 1.0
 
 
+@pytest.mark.parametrize("d, features", [(2, (32, 32)), (16, (256, 256)), (200, (32, 32)), (200, (128, 128))])
+def test_a_new_map_has_the_same_mean_slope_whatever_its_dimension_and_width(d, features):
+    net, u = BrenierMap(features), jax.random.normal(jax.random.key(0), (4, d))
+    params = net.init(jax.random.key(1), u)
+    jacobian = jax.jit(jax.vmap(jax.jacfwd(lambda row: net.apply(params, row[None])[0])))(u)
+    assert 0.1 < float(jnp.trace(jacobian, axis1=1, axis2=2).mean() / d) < 0.4
+
+
 def test_more_latents_than_outputs_are_refused():
     with pytest.raises(ValueError, match="smaller latent"):
         InverseLipschitzDecoder((2,), (4,)).init(jax.random.key(0), jnp.zeros((1, 3)))

@@ -20,7 +20,7 @@ def tiny(command: str) -> str:
                      lambda m: f"{m[1]}:{m[3] + ',' if m[3] else ''}tiny", command)
     command = command.replace("--config.steps=500", "--config.steps=2")
     command = command.replace("--models=vae,wae-mmd --steps=500 --seeds=2",
-                              "--models=wae-mmd --steps=2 --seeds=1 --output=table")
+                              "--models=wae-mmd --steps=2 --prior_steps=2 --seeds=1 --output=table")
     command = command.replace("--config.batch_size=96", "--config.batch_size=96 --config.data.num_train=96")
     return command.replace("--config.ensemble=8", "--config.ensemble=2")
 

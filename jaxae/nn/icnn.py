@@ -30,8 +30,10 @@ class ICNN(nn.Module):
             # A mean of the layer before, so that depth does not inflate the sums.
             mean = self._positive(f"hidden{j}", h, width) / h.shape[-1]
             h = nn.softplus(mean + nn.Dense(width, name=f"input{j}")(u))
-        # A sum: each unit adds a curvature of about 0.2 along one direction, so that gradients of phi vary with u as u.
-        return (self._positive("output", h, 1) + nn.Dense(1, name="linear")(u))[:, 0]
+        # Each of the m units has a curvature of some 0.2 along a direction of length 1: times d / m their sum has that
+        # order in every direction of u, so that the gradient of phi varies with u whatever d is.
+        curved = self._positive("output", h, 1) * (u.shape[-1] / h.shape[-1])
+        return (curved + nn.Dense(1, name="linear")(u))[:, 0]
 
     def _positive(self, name, h, width):
         raw = self.param(name, nn.initializers.normal(0.1), (h.shape[-1], width), jnp.float32)
