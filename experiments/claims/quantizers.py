@@ -11,9 +11,9 @@ from jaxae import metrics, quantizers
 from jaxae.systems.discrete import vq_vae
 
 
-def on_digits(steps: int, seeds: int, **model):
+def on_digits(steps: int, seeds: int, rate: float = 6e-3, **model):
     """A VQ-VAE of 14x14 digits with 7x7 codes; a codebook starts at random encoder outputs and revives no code."""
-    config = config_of(vq_vae, steps, seeds=seeds, rate=2e-3, **(dict(
+    config = config_of(vq_vae, steps, seeds=seeds, rate=rate, **(dict(
         channels=(32,), blocks=1, hidden=16, width=16, start="data", revive=0.0) | model))
     config.optim.schedule = "cosine"
     return config
@@ -83,7 +83,7 @@ def rotation_lowers_the_quantization_error(threshold):
     """
     dataset, found, rows = digits(), {}, {}
     for estimator in ("straight_through", "rotation", "exact"):
-        run = trained(on_digits(500, 3, codes=512, decay=0.8, estimator=estimator), dataset)
+        run = trained(on_digits(500, 3, 2e-3, codes=512, decay=0.8, estimator=estimator), dataset)
         rows[estimator] = {name: float(run.test[name].mean()) for name in ("mse", "quantization_error")}
         squares = [over(lambda b, m=m, s=run.system: jnp.square(s.codebook(m)[s.encode(m, b["x"])]).mean((1, 2, 3)),
                         dataset.test, dataset).mean() for m in run.members]
@@ -114,7 +114,7 @@ def fsq_does_not_collapse(threshold):
         models = {"fsq": dict(quantizer="finite_scalar", levels={64: (8, 8), **quantizers.FSQ_LEVELS}[codes]),
                   "vq": dict(codes=codes, codebook="gradient")}
         for name, model in models.items():
-            run = trained(on_digits(400, 1, **model), dataset)
+            run = trained(on_digits(1500, 1, **model), dataset)
             indices = over(lambda b, r=run: r.system.encode(r.members[0], b["x"]), dataset.train, dataset)
             used = len(np.unique(indices)) / run.system.latent.codes
             rows[name][codes] = used, float(run.test["mse"][0])
