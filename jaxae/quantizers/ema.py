@@ -19,7 +19,11 @@ class EMACodebook(NamedTuple):
 
 
 def ema_codebook(codes: Float[Array, "k d"]) -> EMACodebook:
-    """The state that starts at these codes: N = 1 and m = e, so that an unused code stays where it is."""
+    """The state that starts at these codes: N = 1 and m = e.
+
+    A code that is not used stays where it is as long as N is well above the smoothing's epsilon: for some 1,100 batches
+    at a decay of 0.99, 50 at 0.8. Then the smoothing draws it to the origin, as in the public implementations.
+    """
     codes = codes.astype(jnp.float32)
     return EMACodebook(codes, jnp.ones(codes.shape[0]), codes)
 

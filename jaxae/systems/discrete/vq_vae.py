@@ -38,7 +38,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     [n positions], with a last axis of q where a vector has q codes (heads, stages).
 
     With a likelihood, `nll_bound` is -log p(x | z_q) + number of codes * log K in nats per example: the codes cost
-    log K each under the uniform prior. `usage` and `perplexity` are of each codebook, averaged over codebooks.
+    log K each under the uniform prior. `quantization_error` is the mean of (z - z_q)^2. `usage` and `perplexity` are of each codebook, averaged over codebooks.
 
     Raises:
       ValueError: for options that do not exist or do not fit the data.
@@ -58,6 +58,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     found = jax.eval_shape(lambda key: quantizer.quantize(jnp.zeros((1, *places, width)), quantizer.init(key), key,
                                                           False), jax.random.key(0))
     latent = found.indices.shape[1:]
+    # The others bound or scale z first: the distance to what is left would say nothing.
+    unscaled = model.quantizer in ("vector", "simvq", "gumbel", "latent", "multi_scale") and model.distance == "euclidean"
     dims, cells, books = math.prod(shape), math.prod(latent), quantizer.places
 
     def embed(params, x):
@@ -109,7 +111,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         if model.likelihood != "mse":
             bound = -log_px + cells * math.log(codes)
             metrics |= {"nll_bound": bound, "bits_per_dim": bits_per_dim(bound, dims)}
-        metrics["quantization_error"] = jnp.square(z - quantized.z_q).mean(tuple(range(1, z.ndim)))
+        if unscaled:
+            metrics["quantization_error"] = jnp.square(z - quantized.z_q).mean(tuple(range(1, z.ndim)))
         if not train:
             if model.decoder == "factorised":
                 metrics["mse"] = mse(x, observed.mean(params["decoder"], seen(quantized.z_q), key))
