@@ -38,7 +38,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     [n positions], with a last axis of q where a vector has q codes (heads, stages).
 
     With a likelihood, `nll_bound` is -log p(x | z_q) + number of codes * log K in nats per example: the codes cost
-    log K each under the uniform prior. `quantization_error` is the mean of (z - z_q)^2. `usage` and `perplexity` are of each codebook, averaged over codebooks.
+    log K each under the uniform prior. `quantization_error` is the mean of (z - z_q)^2. `usage` and `perplexity`
+    are of each codebook, averaged over codebooks.
 
     Raises:
       ValueError: for options that do not exist or do not fit the data.
@@ -59,7 +60,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
                                                           False), jax.random.key(0))
     latent = found.indices.shape[1:]
     # The others bound or scale z first: the distance to what is left would say nothing.
-    unscaled = model.quantizer in ("vector", "simvq", "gumbel", "latent", "multi_scale") and model.distance == "euclidean"
+    unscaled = model.quantizer in ("simvq", "gumbel", "latent", "multi_scale") or (
+        model.quantizer == "vector" and model.distance == "euclidean")
     dims, cells, books = math.prod(shape), math.prod(latent), quantizer.places
 
     def embed(params, x):
