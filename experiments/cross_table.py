@@ -12,7 +12,6 @@ those of `--models` are measured anew.
 """
 
 import importlib.util
-import json
 import tempfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import jax
 import matplotlib
 import numpy as np
 from absl import app, flags
+from claims.tables import measured
 from claims.training import config_of as claim_config
 from claims.training import nll, over, trained
 
@@ -123,34 +123,17 @@ def figure(rows, path: Path) -> None:
 
 def main(_):
     options = flags.FLAGS
-    unknown = sorted({*options.models} - {*MODELS})
-    if unknown:
-        raise app.UsageError(f"unknown models {', '.join(unknown)}: choose among {', '.join(MODELS)}")
     # Samplers of all models are the same programs on other codes: compiled once.
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     dataset, features = data.load(dict(source="digits")), metrics.digit_features()
     real = over(lambda b: features(b["x"]), dataset.test, dataset)
-    out = Path(options.output)
-    out.mkdir(parents=True, exist_ok=True)
-    settings = {name: options[name].value for name in ("steps", "prior_steps", "seeds", "nll_samples")}
-    rows = earlier(out / "cross_table.json", settings)
-    for model in options.models:
-        rows[model] = row(model, options, dataset, features, real)
-        print(table({model: rows[model]}).splitlines()[-1], flush=True)
-        rows = {name: rows[name] for name in MODELS if name in rows}
-        (out / "cross_table.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
-        (out / "cross_table.md").write_text(
-            f"{options.steps} updates, {options.seeds} seeds; nll: nats, {options.nll_samples} importance samples.\n\n"
-            + table(rows))
-    figure(rows, out / "cross_table.png")
-    print(table(rows))
-
-
-def earlier(path: Path, settings: dict) -> dict[str, dict[str, list[float]]]:
-    """Rows of a file that the same settings wrote."""
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return found["rows"] if found.get("settings") == settings else {}
+    path = Path(options.output) / "cross_table"
+    rows = measured(MODELS, options.models, lambda model: row(model, options, dataset, features, real), table, path,
+                    {name: options[name].value for name in ("steps", "prior_steps", "seeds", "nll_samples")},
+                    f"{options.steps} updates, {options.seeds} seeds; nll: nats, {options.nll_samples} importance "
+                    f"samples.")
+    figure(rows, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ it costs at the entropy of each codebook's use. The numbers and the table land i
 `--output`; rows that stand there from a run with the same settings stay, those of `--models` are measured anew.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 from claims.quantizers import on_digits
+from claims.tables import measured
 from claims.training import digits, mean_sd, over, trained
 
 from jaxae import metrics, quantizers
@@ -69,29 +69,10 @@ def table(rows: dict[str, dict[str, list[float]]]) -> str:
 
 
 def main(_):
-    options = flags.FLAGS
-    unknown = sorted({*options.models} - {*MODELS})
-    if unknown:
-        raise app.UsageError(f"unknown models {', '.join(unknown)}: choose among {', '.join(MODELS)}")
-    dataset, out = digits(), Path(options.output)
-    out.mkdir(parents=True, exist_ok=True)
-    settings = {name: options[name].value for name in ("steps", "seeds")}
-    rows = earlier(out / "quantizers.json", settings)
-    for model in options.models:
-        rows[model] = row(model, options.steps, options.seeds, dataset)
-        print(table({model: rows[model]}).splitlines()[-1], flush=True)
-        rows = {name: rows[name] for name in MODELS if name in rows}
-        (out / "quantizers.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
-        (out / "quantizers.md").write_text(
-            f"14x14 digits, 7x7 positions, {options.steps} updates, {options.seeds} seeds; bits of an image.\n\n"
-            + table(rows))
-    print(table(rows))
-
-
-def earlier(path: Path, settings: dict) -> dict[str, dict[str, list[float]]]:
-    """Rows of a file that the same settings wrote."""
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return found["rows"] if found.get("settings") == settings else {}
+    options, dataset = flags.FLAGS, digits()
+    measured(MODELS, options.models, lambda model: row(model, options.steps, options.seeds, dataset), table,
+             Path(options.output) / "quantizers", {name: options[name].value for name in ("steps", "seeds")},
+             f"14x14 digits, 7x7 positions, {options.steps} updates, {options.seeds} seeds; bits of an image.")
 
 
 if __name__ == "__main__":
