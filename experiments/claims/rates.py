@@ -155,7 +155,8 @@ def risk_falls_at_the_rate_of_the_intrinsic_dimension(threshold):
 def images_of_fewer_free_latents_are_learned_faster(threshold):
     """A VAE's decoder of 14x14 digits with 16 latents draws the images; n = 100 to 3,200, 3 samples each.
 
-    The free latents are those of the largest KL, uniform in +-2; the slopes are of the test risk itself, as published.
+    The free latents are those whose posterior means vary most, uniform in +-2; the slopes are of the test risk
+    itself, as published.
     """
     dataset = digits()
     generator = trained(config_of(vae, 2000, features=(256,), latent=16), dataset)

@@ -40,7 +40,19 @@ def cosine_schedule(times: int = 1000, offset: float = 0.008) -> FloatTable:
 
 def diffuse(x: Float[Array, "n *d"], noise: Float[Array, "n *d"], t: Int[Array, " n"],
             alpha_bar: FloatTable) -> Float[Array, "n *d"]:
-    """A draw of q(x_t | x): sqrt(alpha_bar_t) x + sqrt(1 - alpha_bar_t) noise."""
+    """A draw of q(x_t | x): sqrt(alpha_bar_t) x + sqrt(1 - alpha_bar_t) noise.
+
+    Args:
+      x: data `[n ...]`.
+      noise: standard normal, of the same shape.
+      t: times `[n]` in [0, T).
+      alpha_bar: of the schedule, `[T]`.
+
+    Returns:
+      x_t `[n ...]`.
+
+    Reference: Ho, Jain, Abbeel, 2020, arXiv 2006.11239, equation 4.
+    """
     signal, sigma = _levels(t, alpha_bar, x)
     return signal * x + sigma * noise
 

@@ -181,7 +181,7 @@ def to_unit_length(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
 
 
 def check_codes(codes: int, width: int) -> None:
-    """Refuses a codebook that is none."""
+    """Raises ValueError for fewer than 2 codes, or vectors of no width."""
     if codes < 2 or width < 1:
         raise ValueError(f"codes={codes} must be at least 2 and width={width} at least 1")
 

@@ -109,7 +109,11 @@ ESTIMATORS: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def estimator_of(name: str) -> Callable[[Array, Array], Array]:
-    """The gradient estimator `(z, z_q) -> z_q` of that name, one of `ESTIMATORS`."""
+    """The gradient estimator `(z [... d], z_q [... d]) -> z_q [... d]` of that name.
+
+    Raises:
+      ValueError: for a name that is not in `ESTIMATORS`.
+    """
     if name not in ESTIMATORS:
         raise ValueError(f"no gradient estimator '{name}': choose one of {', '.join(ESTIMATORS)}")
     return ESTIMATORS[name]
