@@ -123,26 +123,25 @@ def finite_scalar(levels: Sequence[int]) -> Quantizer:
 
 
 def residual_fsq(z: Float[Array, "*n d"], levels: Sequence[int], depth: int) -> FiniteScalars:
-    """Finite scalars in `depth` steps, each on the residual of the one before, on a grid finer by L - 1.
+    """Finite scalars in `depth` steps, each on the residual of the one before, on a grid finer by L.
 
-    b = c tanh(z / c) with c = L / (L - 1);  q_i = (L-1)^-i G((L-1)^i (b - q_0 - ... - q_{i-1})), with G the nearest of
-    L values from -1 to 1, evenly spaced;  z_q = sum_i q_i, with the gradient of b. The bound comes ONCE and first: a
-    residual of step i is at most (L-1)^-i, so that the next grid covers it without another bound, no code of it is
-    out of reach, and z_q is the nearest point to b of the grid of spacing 2 (L-1)^-depth: |b - z_q| <= (L-1)^-depth.
-    A residual of quantizers that each bound their input has neither property. For odd L the grids nest, and all steps
-    together are one finite scalar of (L-1)^depth + 1 levels. (Steps of L^-i, as vector-quantize-pytorch 1.32 has them,
-    have no point twice and the error L^(1-depth) / (L-1).)
+    b = c tanh(z / c) with c = L / (L - 1);  q_i = L^-i G(L^i (b - q_0 - ... - q_{i-1})), with G the nearest of L values
+    from -1 to 1, evenly spaced;  z_q = sum_i q_i, with the gradient of b. The bound comes ONCE and first: it ends where
+    the outer cells of the first grid end, every cell is one L-th of the range, and the next grid divides it into L
+    again. So no code of any step is out of reach, no point is reached twice, and z_q is the nearest to b of L^depth
+    evenly spaced points: |b - z_q| <= L^(1-depth) / (L - 1). All steps together are one finite scalar of L^depth
+    levels. A residual of quantizers that each bound their input has none of these properties.
 
     Args:
       z: encoder outputs `[... d]`.
-      levels: L_i of the d channels, each at least 3: two levels never shrink a residual.
+      levels: L_i of the d channels, each at least 2.
       depth: number of steps.
 
     Returns:
       A `FiniteScalars`, with indices `[... depth]` in [0, prod L).
 
     Raises:
-      ValueError: for levels below 3, a product beyond int32, another number of channels, or (L-1)^depth beyond what
+      ValueError: for levels below 2, a product beyond int32, another number of channels, or L^depth beyond what
         float32 tells apart.
 
     Reference: Mentzer et al., 2023, arXiv 2309.15505, for the scalars; Parker et al., 'Scaling transformers for
@@ -154,9 +153,9 @@ def residual_fsq(z: Float[Array, "*n d"], levels: Sequence[int], depth: int) -> 
     bounded = ceiling * jnp.tanh(z.astype(jnp.float32) / ceiling)
     residual, indices = bounded, []
     for i in range(depth):
-        scaled = residual * steps**i
-        digits = jnp.clip(jnp.round((scaled + 1.0) * steps / 2.0), 0, steps)
-        residual = residual - (2.0 * digits / steps - 1.0) * steps**-i
+        finer = sizes.astype(np.float32)**i
+        digits = jnp.clip(jnp.round((residual * finer + 1.0) * steps / 2.0), 0, steps)
+        residual = residual - (2.0 * digits / steps - 1.0) / finer
         indices.append(_join(digits.astype(jnp.int32), sizes))
     indices = jnp.stack(indices, -1)
     z_q = straight_through(bounded, residual_fsq_indices_to_codes(indices, levels))
@@ -164,15 +163,14 @@ def residual_fsq(z: Float[Array, "*n d"], levels: Sequence[int], depth: int) -> 
 
 
 def residual_fsq_indices_to_codes(indices: Int[Array, "*n depth"], levels: Sequence[int]) -> Float[Array, "*n d"]:
-    """Codes `[... d]` of the indices of all steps: sum_i (L-1)^-i times value i; a prefix gives a coarser code.
+    """Codes `[... d]` of the indices of all steps: sum_i L^-i times value i; a prefix gives a coarser code.
 
     Raises ValueError as `residual_fsq`.
     """
     depth = indices.shape[-1]
     sizes = _residual_sizes(levels, depth)
-    steps = (sizes - 1).astype(np.float32)
-    values = 2.0 * _split(indices, sizes).astype(jnp.float32) / steps - 1.0  # [... depth d]
-    return jnp.sum(values * steps ** -np.arange(depth, dtype=np.float32)[:, None], -2)
+    values = 2.0 * _split(indices, sizes).astype(jnp.float32) / (sizes - 1) - 1.0  # [... depth d]
+    return jnp.sum(values * sizes.astype(np.float32) ** -np.arange(depth, dtype=np.float32)[:, None], -2)
 
 
 def residual_finite_scalar(levels: Sequence[int], depth: int) -> Quantizer:
@@ -195,10 +193,10 @@ def residual_finite_scalar(levels: Sequence[int], depth: int) -> Quantizer:
                      quantize=quantize, lookup=lookup)
 
 
-def _sizes(levels, width=None, least=2):
+def _sizes(levels, width=None):
     levels = tuple(levels)
-    if not levels or min(levels) < least:
-        raise ValueError(f"levels {levels}: each channel wants at least {least} levels")
+    if not levels or min(levels) < 2:
+        raise ValueError(f"levels {levels}: each channel wants at least 2 levels")
     if math.prod(levels) > _LARGEST:
         raise ValueError(f"levels {levels} make {math.prod(levels)} codes, more than an int32 index tells apart: take "
                          "fewer channels or levels, or the residual form")
@@ -209,10 +207,10 @@ def _sizes(levels, width=None, least=2):
 
 
 def _residual_sizes(levels, depth, width=None):
-    sizes = _sizes(levels, width, least=3)
-    finest = int(sizes.max() - 1)**depth
+    sizes = _sizes(levels, width)
+    finest = int(sizes.max())**depth
     if depth < 1 or finest > _MANTISSA:
-        raise ValueError(f"depth {depth} of levels {tuple(levels)}: the depth is at least 1, and (L-1)^depth at most "
+        raise ValueError(f"depth {depth} of levels {tuple(levels)}: the depth is at least 1, and L^depth at most "
                          "2^24, beyond which float32 tells no difference")
     return sizes
 
