@@ -14,8 +14,8 @@ def by_turns(build: Callable, libraries: Sequence[str], repeats: int, calls: int
     """A row of numbers for each library; the first is the one that the others are compared with.
 
     Args:
-      build: `library -> (call, each)`, a function of a module: `call(seed) -> (value, ...)`, which stands for `each`
-        calls in one.
+      build: `library -> (call, each)`, a function of a module or a `partial` of one: `call(seed) -> (value, ...)`,
+        which stands for `each` calls in one. A third member, a dict, becomes part of the library's row.
       libraries: their names.
       repeats: turns of each library.
       calls: of one turn, of which the median counts.
@@ -41,9 +41,9 @@ def by_turns(build: Callable, libraries: Sequence[str], repeats: int, calls: int
 def _serve(pipe, build: Callable, library: str, threads: int) -> None:
     """A library's process: builds, then answers with the seconds of a call."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
-    (call, each), seed = build(library), 0
-    pipe.send({"value": float(np.mean([call(seed)[0] for seed in range(5)]))})
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
+    (call, each, *facts), seed = build(library), 0
+    pipe.send({"value": float(np.mean([call(seed)[0] for seed in range(5)]))} | (facts[0] if facts else {}))
     while (calls := pipe.recv()) is not None:
         times, cpu, start = [], time.process_time(), time.perf_counter()
         turns = -(-calls // each)

@@ -11,16 +11,15 @@ What differs: see `DIFFERENCES`, which is printed.
 
 import argparse
 import json
-import multiprocessing
-import os
 import platform
-import time
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from experiments.bench.train import _busy, _cpu, _spread
+from experiments.bench import paired
+from experiments.bench.train import _cpu
 
 SIZE, TOLERANCE, LIMIT = 1024, 1e-4, 400
 RESULTS = Path(__file__).with_name("results") / "sinkhorn.json"
@@ -41,7 +40,7 @@ def costs(dimension: int) -> tuple[np.ndarray, float]:
     return cost.astype(np.float32), 0.1 * float(cost.mean())
 
 
-def build(library: str, cost: np.ndarray, epsilon: float, steps: int):
+def solver_of(library: str, cost: np.ndarray, epsilon: float, steps: int):
     """`call() -> (value, plan, steps made)` with at most `steps` steps."""
     if library.startswith("POT"):
         import ot
@@ -95,52 +94,17 @@ def fewest(library: str, cost, epsilon: float) -> int:
     low, high = 0, LIMIT
     while high - low > 1:
         middle = (low + high) // 2
-        reached = error_of(build(library, cost, epsilon, middle)()[1]) <= TOLERANCE
+        reached = error_of(solver_of(library, cost, epsilon, middle)()[1]) <= TOLERANCE
         low, high = (low, middle) if reached else (middle, high)
     return high
 
 
-def serve(pipe, library: str, threads: int) -> None:
-    """A library's process: builds a case, then answers with the seconds of a call."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
-    call = None
-    while (request := pipe.recv()) is not None:
-        if isinstance(request, str):
-            cost, epsilon = costs(DIMENSIONS[request])
-            call = build(library, cost, epsilon, LIMIT if library == "ours" else fewest(library, cost, epsilon))
-            value, plan, steps = call()
-            pipe.send({"value": float(value), "steps": int(steps), "marginal_error": error_of(plan)})
-            continue
-        times, cpu, start = [], time.process_time(), time.perf_counter()
-        call()  # the caches are full of another library's
-        for _ in range(request):
-            begin = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - begin)
-        pipe.send({"seconds": float(np.median(times)), "cpu": time.process_time() - cpu,
-                   "whole": time.perf_counter() - start})
-
-
-def measure(case: str, workers: dict, repeats: int, calls: int) -> list[dict]:
-    """A row of numbers for each library, ours first."""
-    rows = []
-    for library, pipe in workers.items():
-        pipe.send(case)
-        rows.append({"case": case, "library": library} | pipe.recv() | {"turns": [], "others": []})
-    for repeat in range(repeats):
-        for row in np.roll(rows, repeat):
-            busy = _busy()
-            workers[row["library"]].send(calls)
-            turn = workers[row["library"]].recv()
-            row["turns"].append(turn["seconds"])
-            row["others"].append(np.clip((_busy() - busy - turn["cpu"]) / turn["whole"] / os.cpu_count(), 0, 1))
-    ours = rows[0]["turns"]
-    for row in rows:
-        turns = row.pop("turns")
-        row |= {"milliseconds": _spread([1e3 * t for t in turns]), "others": float(np.median(row["others"])),
-                "ours_over_it": _spread([t / mine for t, mine in zip(turns, ours, strict=True)])}
-    return rows
+def build(case: str, library: str):
+    """A call for `paired.by_turns`, with the steps that it makes and the error that it leaves."""
+    cost, epsilon = costs(DIMENSIONS[case])
+    call = solver_of(library, cost, epsilon, LIMIT if library == "ours" else fewest(library, cost, epsilon))
+    _, plan, steps = call()
+    return lambda seed: call(), 1, {"steps": int(steps), "marginal_error": error_of(plan)}
 
 
 def table(results: dict) -> str:
@@ -169,15 +133,9 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS, help="JSON")
     options = parser.parse_args()
-    context, workers, processes = multiprocessing.get_context("spawn"), {}, []
-    for library in ("ours", *options.libraries):
-        workers[library], end = context.Pipe()
-        processes.append(context.Process(target=serve, args=(end, library, options.threads), daemon=True))
-        processes[-1].start()
-        end.close()  # so that the death of a process ends this one
-    rows = [row for case in options.cases for row in measure(case, workers, options.repeats, options.calls)]
-    for pipe in workers.values():
-        pipe.send(None)
+    libraries = ("ours", *options.libraries)
+    rows = [{"case": case} | row for case in options.cases for row in paired.by_turns(
+        partial(build, case), libraries, options.repeats, options.calls, options.threads)]
     results = {"date": date.today().isoformat(), "cpu": _cpu(), "threads": options.threads, "repeats": options.repeats,
                "versions": {"python": platform.python_version()} | {p: version(p) for p in ("jax", "ott-jax", "POT")},
                "size": SIZE, "tolerance": TOLERANCE, "differences": DIFFERENCES.replace("\n", " "), "rows": rows}
