@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxae.losses import diffusion
+from jaxae.losses import diffusion, flow_matching
 
 MEAN = np.array([1.0, -0.5])
 # A correlated covariance with both eigenvalues below one, so that the best variance of a step lies between its bounds.
@@ -178,7 +178,7 @@ def test_flow_matching_loss_of_the_optimal_velocity_is_its_closed_form():
     keys = jax.random.split(jax.random.key(4), 3)
     noise, t = jax.random.normal(keys[0], (n, 2)), jax.random.uniform(keys[2], (n,))
     x = MEAN + (jax.random.normal(keys[1], (n, 2)) * np.sqrt(EIGEN)) @ TURN.T
-    loss = jax.jit(lambda x, noise, t: diffusion.flow_matching_loss(velocity, x, noise, t))(x, noise, t)
+    loss = jax.jit(lambda x, noise, t: flow_matching.flow_matching_loss(velocity, x, noise, t))(x, noise, t)
     grid = np.linspace(0, 1, 10_001)[:, None]
     spread = grid**2 * EIGEN + (1 - grid) ** 2  # Var[x - noise] minus what x_t explains of it
     exact = np.trapezoid((EIGEN / spread).sum(1), grid[:, 0])
@@ -266,8 +266,8 @@ def test_flow_is_the_optimal_map_and_its_likelihood_the_gaussians_to_the_methods
     errors = []
     for steps in (20, 80):
         moved, found = jax.jit(lambda x, y, steps=steps: (
-            diffusion.flow_sample(velocity, x, steps, method),
-            diffusion.flow_log_prob(velocity, y, steps, method)))(start, exact)
+            flow_matching.flow_sample(velocity, x, steps, method),
+            flow_matching.flow_log_prob(velocity, y, steps, method)))(start, exact)
         errors.append((np.abs(moved - exact).max(), np.abs(found - log_p).max()))
     ratio = np.array(errors[0]) / np.array(errors[1])
     assert np.all(ratio > 4**order * 0.6) and np.all(ratio < 4**order * 1.7)
@@ -288,4 +288,4 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="'small' or 'large'"):
         diffusion.ddpm_sample(lambda x, t: x, jax.random.key(0), x, alpha_bar, 5, variance="huge")
     with pytest.raises(ValueError, match="'euler' or 'heun'"):
-        diffusion.flow_sample(lambda x, t: x, x, method="rk9")
+        flow_matching.flow_sample(lambda x, t: x, x, method="rk9")

@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxae.losses import diffusion
-from jaxae.priors.masked_continuous import _Net, hidden_counts, masked_continuous, sample_in_order
+from jaxae.priors.masked_continuous import _Trunk, hidden_counts, masked_continuous, sample_in_order
+from jaxae.priors.tokens import Head, diffusion_head
 
 LENGTH, D = 6, 2
-SMALL = dict(width=8, depth=1, heads=2, head_width=8, head_depth=1)
+SMALL = dict(width=8, depth=1, heads=2)
 
 
 def _random_params(prior, scale=0.3, **kwargs):
@@ -23,9 +24,9 @@ def _random_params(prior, scale=0.3, **kwargs):
     return jax.tree.map(lambda p: jnp.float32(noise.normal(0, scale, p.shape)), shapes)
 
 
-@functools.cache
-def _tiny(**options):
-    prior = masked_continuous((LENGTH, D), 2, times=20, **SMALL, **options)
+def _tiny(learned_variance=True, **options):
+    head = diffusion_head(D, 8, 1, times=20, learned_variance=learned_variance)
+    prior = masked_continuous((LENGTH, D), 2, head, **SMALL, **options)
     return prior, _random_params(prior, label=jnp.zeros(2, int))
 
 
@@ -113,51 +114,63 @@ def test_closed_form_heads_of_a_linear_gaussian_sequence_give_its_covariance(ord
 # ------------------------------------------------------------------------------- masks and conditions
 
 
-@pytest.mark.parametrize("form", ["masked", "causal"])
-def test_conditions_depend_on_revealed_tokens_alone_or_on_those_before(form):
-    _, params = _tiny(**({"order": "raster", "causal": True} if form == "causal" else {}))
-    net = _Net(LENGTH, D, 2, buffer=4, causal=form == "causal", pair=True, dtype=jnp.float32, **SMALL)
+@functools.cache
+def _trunk():
+    trunk = _Trunk(LENGTH, 2, buffer=3, **SMALL)
+    shapes = jax.eval_shape(trunk.init, jax.random.key(0), jnp.zeros((1, LENGTH, D)), jnp.zeros((1, LENGTH), bool),
+                            jnp.zeros(1, int))
+    noise = np.random.default_rng(0)
+    return trunk, jax.tree.map(lambda p: jnp.float32(noise.normal(0, 0.3, p.shape)), shapes)
+
+
+def test_conditions_depend_on_the_revealed_tokens_and_the_label_alone():
+    trunk, variables = _trunk()
     x = jnp.float32(np.random.default_rng(1).normal(size=(1, LENGTH, D)))
     hidden = jnp.array([[False, True, False, True, True, False]])
-
-    def conditions(x):
-        return net.apply({"params": params}, x, hidden & (form == "masked"), jnp.zeros(1, int), method="conditions")
-
-    slope = np.abs(np.asarray(jax.jit(jax.jacfwd(conditions))(x))).sum((0, 2, 3, 5))  # [token it is of, token moved]
-    seen = ~np.asarray(hidden[0])[None] & np.ones((LENGTH, 1), bool) if form == "masked" else np.tri(LENGTH, k=-1) > 0
+    slope = np.abs(np.asarray(jax.jit(jax.jacfwd(lambda x: trunk.apply(variables, x, hidden, jnp.zeros(1, int))))(x)))
+    slope = slope.sum((0, 2, 3, 5))  # [token it is of, token moved]
+    seen = ~np.asarray(hidden[0])[None] & np.ones((LENGTH, 1), bool)
     assert np.all(slope[~seen] == 0) and np.all(slope[seen] > 1e-4)
 
 
-def test_loss_is_the_mean_over_hidden_tokens_of_the_denoising_error():
-    """A new head returns zero: an epsilon-predicting prior pays the noise of the hidden tokens, whatever is hidden."""
-    prior = masked_continuous((LENGTH, D), predicts="epsilon", learned_variance=False, **SMALL)
-    x = jnp.zeros((600, LENGTH, D))
-    params = jax.jit(prior.init)(jax.random.key(0), x)
-    nats = jax.jit(prior.loss)(params, x, None, jax.random.key(1))
-    assert float(nats.mean()) == pytest.approx(LENGTH * D, rel=0.04)
-    # Variance of a mean of m draws * chi-square(2) each, m from the ratio: between all hidden and 5 of 6.
-    low, high = (LENGTH**2 * 2 * D / (4 * m) for m in (6, 5))
-    assert 0.75 * low < float(nats.var()) < 1.25 * high
+def test_an_encoder_that_drops_hidden_tokens_gives_what_one_that_masks_them_gives():
+    trunk, variables = _trunk()
+    x = jnp.float32(np.random.default_rng(2).normal(size=(3, LENGTH, D)))
+    hidden = jnp.array([[False, True, False, True, True, True], [True] * 6, [True, True, True, False, True, False]])
+    kept = jnp.array([[2, 0, 5], [4, 1, 0], [1, 5, 3]])  # all that are revealed, and others
+    run = jax.jit(lambda kept: trunk.apply(variables, x, hidden, jnp.arange(3) % 2, kept))
+    np.testing.assert_allclose(run(kept), trunk.apply(variables, x, hidden, jnp.arange(3) % 2), atol=2e-6)
 
 
-def test_masked_share_is_the_truncated_normal(monkeypatch):
-    """The hidden tokens as the transformer is told of them."""
+def _free_head(loss):
+    """A head without parameters."""
+    return Head(lambda *_: {}, loss, lambda *_: None)
+
+
+@pytest.mark.parametrize("least, std", [(0.7, 0.25), (0.0, 1.0)])
+def test_masked_share_is_the_truncated_normal_and_the_loss_the_mean_over_hidden_tokens(least, std, monkeypatch):
+    """The hidden tokens as the transformer is told of them; the head's loss of a token is its own value."""
     length, n, seen = 40, 4000, []
-    prior = masked_continuous((length, 1), draws=1, **SMALL)
+    head = _free_head(lambda params, x, z, key, axis_name: x[..., 0])
+    prior = masked_continuous((length, 1), 0, head, least_masked=least, mask_std=std, **SMALL)
     params = jax.jit(prior.init)(jax.random.key(0), jnp.zeros((1, length, 1)))
 
-    def conditions(self, x, hidden, rows):
-        seen.append(hidden)
+    def conditions(self, x, hidden, label, kept, deterministic):
+        seen.append((hidden, kept))
         return jnp.zeros((*x.shape[:2], 8))
 
-    monkeypatch.setattr(_Net, "conditions", conditions)
-    monkeypatch.setattr(diffusion, "denoising_loss", lambda denoise, x, *_: jnp.zeros(len(x)))
-    hidden = np.asarray(jax.jit(lambda x, key: (prior.loss(params, x, None, key), seen[0])[1])(
-        jnp.zeros((n, length, 1)), jax.random.key(1)))
-    counts = hidden.sum(1)
-    law = scipy.stats.truncnorm(-0.3 / 0.25, 0, loc=1, scale=0.25)
-    edges = np.arange(28, 41)  # count = ceil(length * share)
-    expected = n * np.diff(law.cdf(np.append(27, edges) / length))
+    monkeypatch.setattr(_Trunk, "__call__", conditions)
+    x = jnp.float32(np.random.default_rng(3).normal(size=(n, length, 1)))
+    nats, (hidden, kept) = jax.jit(lambda x, key: (prior.loss(params, x, None, key), seen[0]))(x, jax.random.key(1))
+    hidden, counts = np.asarray(hidden), np.asarray(hidden).sum(1)
+    np.testing.assert_allclose(nats, length * np.where(hidden, x[..., 0], 0).sum(1) / counts, rtol=1e-4, atol=1e-4)
+    # What the encoder keeps has all the revealed tokens, and no token twice.
+    revealed = np.take_along_axis(~hidden, np.asarray(kept), axis=1).sum(1)
+    np.testing.assert_array_equal(revealed, length - counts)
+    assert kept.shape[1] == (12 if least else 39)
+    law = scipy.stats.truncnorm((least - 1) / std, 0, loc=1, scale=std)
+    edges = np.arange(max(1, round(least * length)), 41)  # count = ceil(length * share)
+    expected = n * np.diff(law.cdf(np.append(edges[0] - 1, edges) / length))
     observed = np.array([np.sum(counts == e) for e in edges])
     assert observed.sum() == n
     keep = expected > 5
@@ -166,27 +179,36 @@ def test_masked_share_is_the_truncated_normal(monkeypatch):
     assert np.abs(hidden.mean(0) - rate).max() < 5 * np.sqrt(rate * (1 - rate) / n)
 
 
+def test_head_pays_the_noise_of_its_draws_and_trains_the_transformer():
+    """A new epsilon-predicting head returns zero: its loss is the mean of `draws` chi-squares with d degrees."""
+    n, w = 500, 5
+    x, z = jnp.ones((n, LENGTH, D)), jnp.float32(np.random.default_rng(4).normal(size=(n, LENGTH, w)))
+    for draws in (1, 4):
+        head = diffusion_head(D, 8, 1, "epsilon", False, draws=draws)
+        params = jax.jit(head.init)(jax.random.key(0), x, z)
+        nats = np.asarray(jax.jit(head.loss)(params, x, z, jax.random.key(1)))
+        assert nats.shape == (n, LENGTH)
+        assert abs(nats.mean() - D) < 5 * np.sqrt(2 * D / draws / nats.size)
+        np.testing.assert_allclose(nats.var(), 2 * D / draws, rtol=0.2)
+    moved = jax.tree.map(lambda p: p + 0.1, params)  # a head whose output layer is not zero
+    slope = jax.jit(jax.grad(lambda z: head.loss(moved, x, z, jax.random.key(1)).sum()))(z)
+    assert np.mean(np.asarray(slope) != 0) > 0.9
+
+
 def test_guidance_of_one_is_none_and_of_zero_forgets_the_label_when_all_is_revealed():
     prior, params = _tiny(learned_variance=False)  # which would stay that of the label
+    params["trunk"]["label"]["embedding"] *= 10  # a label that matters
     label, key = jnp.array([0, 1, 1]), jax.random.key(4)
 
     def sample(label, guidance, iterations=3):
         return np.asarray(prior.sample(params, key, 3, label, iterations, steps=5, guidance=guidance))
 
     plain, one = sample(label, 1.0), sample(label, jnp.float32(1.0))
-    np.testing.assert_allclose(plain, one, rtol=1e-4, atol=1e-4)
-    assert np.abs(sample(label, 4.0) - plain).max() > 1e-2 < np.abs(sample(1 - label, 1.0) - plain).max()
+    np.testing.assert_allclose(plain, one, rtol=1e-5, atol=2e-5)
+    assert np.abs(sample(label, 4.0) - plain).max() > 1e-3 < np.abs(sample(1 - label, 1.0) - plain).max()
     # One step reveals all, at the full guidance; in three, the first steps still heed the label.
     np.testing.assert_allclose(sample(label, 0.0, 1), sample(1 - label, 0.0, 1), atol=1e-5)
     assert np.abs(sample(label, 0.0) - sample(1 - label, 0.0)).max() > 1e-3
-
-
-def test_causal_form_samples_token_by_token():
-    prior, params = _tiny(order="raster", causal=True)
-    x = prior.sample(params, jax.random.key(5), 4, jnp.zeros(4, int), steps=5)
-    assert x.shape == (4, LENGTH, D) and np.all(np.isfinite(x)) and np.abs(x).min() > 0
-    with pytest.raises(ValueError, match="iterations must be 6, not 3"):
-        prior.sample(params, jax.random.key(5), 4, jnp.zeros(4, int), iterations=3)
 
 
 def test_one_device_and_many_draw_the_same_loss():
@@ -200,13 +222,25 @@ def test_one_device_and_many_draw_the_same_loss():
     np.testing.assert_allclose(spread(x, label), jax.jit(one.loss)(params, x, label, key), rtol=2e-5)
 
 
+def test_maps_are_rows_of_tokens():
+    rows, params = _tiny()
+    maps = masked_continuous((2, 3, D), 2, diffusion_head(D, 8, 1, times=20), **SMALL)
+    x, key = jnp.float32(np.random.default_rng(7).normal(size=(4, LENGTH, D))), jax.random.key(8)
+    label = jnp.arange(4) % 2
+    np.testing.assert_allclose(jax.jit(maps.loss)(params, x.reshape(4, 2, 3, D), label, key),
+                               jax.jit(rows.loss)(params, x, label, key), rtol=1e-6)
+    assert jax.eval_shape(lambda: maps.sample(params, key, 4, label, 2)).shape == (4, 2, 3, D)
+
+
 def test_what_cannot_be_is_refused():
-    for match, options in (("'raster' where causal=True", dict(causal=True)), ("order='spiral'", dict(order="spiral")),
-                           ("draws=0", dict(draws=0)), ("schedule='flat'", dict(schedule="flat")),
+    for match, options in (("order='spiral'", dict(order="spiral")), ("buffer=0", dict(buffer=0)),
                            ("least_masked=1", dict(least_masked=1.0))):
         with pytest.raises(ValueError, match=match):
             masked_continuous((4, 2), **options)
-    with pytest.raises(ValueError, match=r"\(tokens, d\); got \(4,\)"):
+    for match, options in (("draws=0", dict(draws=0)), ("schedule='flat'", dict(schedule="flat"))):
+        with pytest.raises(ValueError, match=match):
+            diffusion_head(2, **options)
+    with pytest.raises(ValueError, match=r"\(h, w, d\); got \(4,\)"):
         masked_continuous((4,))
     prior, params = _tiny()
     with pytest.raises(ValueError, match=r"expected real latents \[n, 6, 2\]; got float32 \(3, 6, 1\)"):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree, Real
 
 from jaxae import collectives
 from jaxae.losses import diffusion as process
+from jaxae.losses import flow_matching
 from jaxae.nn.denoise import DenoiseMLP, DenoiseTransformer
 from jaxae.priors.base import Prior
 from jaxae.priors.classes import hide, needs_guidance, rows_of
@@ -121,7 +122,7 @@ def diffusion(
         noise = collectives.draw(jax.random.normal, keys["noise"], latents.shape, axis_name)
         if flow:
             t = collectives.draw(jax.random.uniform, keys["time"], (n,), axis_name)
-            return process.flow_matching_loss(lambda x, t: denoise(params, x, t, rows), latents, noise, t)
+            return flow_matching.flow_matching_loss(lambda x, t: denoise(params, x, t, rows), latents, noise, t)
         t = collectives.draw(partial(jax.random.randint, minval=0, maxval=times), keys["time"], (n,), axis_name)
         return process.denoising_loss(lambda x, t: denoise(params, x, t, rows), latents, noise, t, alpha_bar, predicts)
 
@@ -129,7 +130,7 @@ def diffusion(
                  key: Array | None = None) -> Float[Array, " n"]:
         check(latents)
         rows = rows_of(label, latents.shape[0], num_classes)
-        return process.flow_log_prob(lambda x, t: denoise(params, x, t, rows), latents)
+        return flow_matching.flow_log_prob(lambda x, t: denoise(params, x, t, rows), latents)
 
     @partial(jax.jit, static_argnames=("n", "steps", "is_guided", "deterministic"))
     def draw(params, key, rows, guidance, temperature, n, steps, is_guided, deterministic):
@@ -139,7 +140,7 @@ def diffusion(
         call = (guided(call, rows, jnp.full_like(rows, num_classes), guidance) if is_guided
                 else lambda x, t: denoise(params, x, t, rows))
         if flow:
-            return process.flow_sample(call, temperature * start, steps)
+            return flow_matching.flow_sample(call, temperature * start, steps)
         if deterministic:
             return process.ddim_sample(call, start, alpha_bar, steps, predicts)
         return process.ddpm_sample(call, key, start, alpha_bar, steps, predicts, temperature)

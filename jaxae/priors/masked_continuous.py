@@ -1,5 +1,6 @@
-"""Masked autoregressive prior on sequences of real vectors: a transformer with a diffusion head for each token."""
+"""Masked autoregressive prior on real tokens: an encoder of those revealed, a decoder, a diffusion head for each."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,213 +13,181 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxae import collectives
-from jaxae.losses import diffusion as process
 from jaxae.nn.attention import TransformerBlock
-from jaxae.nn.denoise import DenoiseMLP
 from jaxae.priors.base import Prior
 from jaxae.priors.classes import hide, needs_guidance, rows_of
-from jaxae.priors.diffusion import guided, noise_schedule
+from jaxae.priors.tokens import Head, check_order, diffusion_head, rows, turns
 
 
-class _Net(nn.Module):
+class _Trunk(nn.Module):
+    """What the head of each token is given, `[n L width]`, from tokens `[n L d]` of which some are hidden `[n L]`."""
+
     tokens: int
-    features: int
     num_classes: int
     width: int
     depth: int
     heads: int
     buffer: int
-    causal: bool
-    head_width: int
-    head_depth: int
-    pair: bool
-    dtype: Any
+    dropout: float = 0.0
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
 
     def setup(self):
-        small = nn.initializers.normal(0.02)
-        self.label = nn.Embed(self.num_classes + 1, self.width)
-        self.start = self.param("start", small, (self.buffer, self.width))
-        self.mask = self.param("mask", small, (self.width,))
-        self.position = self.param("position", small, (self.tokens, self.width))
-        self.place = self.param("place", small, (self.tokens, self.width))
+        small, length = nn.initializers.normal(0.02), self.buffer + self.tokens
+        self.label = nn.Embed(self.num_classes + 1, self.width, embedding_init=small)
         self.embed = nn.Dense(self.width, dtype=self.dtype)
-        self.blocks = [TransformerBlock(self.heads, causal=self.causal, dtype=self.dtype) for _ in range(self.depth)]
-        self.norm = nn.LayerNorm(dtype=self.dtype)
-        self.head = DenoiseMLP(self.features * (1 + self.pair), self.head_width, self.head_depth, self.dtype)
+        self.position = self.param("position", small, (length, self.width))
+        self.encoder_start = nn.LayerNorm(dtype=self.dtype)
+        self.encoder = self._blocks()
+        self.encoder_norm = nn.LayerNorm(dtype=self.dtype)
+        self.bridge = nn.Dense(self.width, dtype=self.dtype)
+        self.mask = self.param("mask", small, (self.width,))
+        self.decoder_position = self.param("decoder_position", small, (length, self.width))
+        self.decoder = self._blocks()
+        self.decoder_norm = nn.LayerNorm(dtype=self.dtype)
+        self.place = self.param("place", small, (self.tokens, self.width))
 
-    def conditions(self, x: Array, hidden: Array, rows: Array) -> Array:
-        """What the head of each token is given, [n L width], from tokens [n L d] of which some are hidden [n L]."""
-        y = jnp.where(hidden[..., None], self.mask, self.embed(x)) + self.position
-        if self.causal:
-            y = y[:, :-1]  # the output at a token is the condition of the next
-        y = jnp.concatenate([self.label(rows)[:, None] + self.start, y], axis=1).astype(self.dtype)
-        for block in self.blocks:
-            y = block(y)
+    def _blocks(self):
+        return [TransformerBlock(self.heads, dtype=self.dtype, dropout=self.dropout, axis_name=self.axis_name)
+                for _ in range(self.depth)]
+
+    def __call__(self, x: Array, hidden: Array, label: Array, kept: Array | None = None,
+                 deterministic: bool = True) -> Array:
+        """`kept [n k]` are tokens among which all that are not hidden must be: the encoder drops the others."""
+        n, front, row = x.shape[0], self.buffer, jnp.arange(x.shape[0])[:, None]
+        kept = jnp.broadcast_to(jnp.arange(self.tokens), hidden.shape) if kept is None else kept
+        seen = ~hidden[row, kept]
+        start = self.label(label)[:, None] + self.position[:front]
+        y = jnp.concatenate([start, self.embed(x[row, kept]) + self.position[front:][kept]], axis=1)
+        y = self.encoder_start(y).astype(self.dtype)
+        keys = jnp.concatenate([jnp.ones((n, front), bool), seen], axis=1)
+        for block in self.encoder:
+            y = block(y, seen=keys, deterministic=deterministic)
+        y = self.bridge(self.encoder_norm(y))
+
+        masks = jnp.broadcast_to(self.mask.astype(self.dtype), (n, self.tokens, self.width))
+        tokens = masks.at[row, kept].set(jnp.where(seen[..., None], y[:, front:], self.mask.astype(self.dtype)))
+        y = jnp.concatenate([y[:, :front], tokens], axis=1) + self.decoder_position.astype(self.dtype)
+        for block in self.decoder:
+            y = block(y, deterministic=deterministic)
         # Without the place of the token itself, tokens with the same surroundings could not differ.
-        return self.norm(y)[:, -self.tokens:].astype(jnp.float32) + self.place
-
-    def denoise(self, x: Array, t: Array, condition: Array) -> Array | tuple[Array, Array]:
-        out = self.head(x, t, condition)  # [m d] or [m 2d]
-        return tuple(jnp.split(out, 2, axis=-1)) if self.pair else out
-
-    def __call__(self, x: Array, hidden: Array, rows: Array):
-        z = self.conditions(x, hidden, rows).reshape(-1, self.width)
-        return self.denoise(x.reshape(-1, self.features), jnp.zeros(len(z), jnp.int32), z)
+        return self.decoder_norm(y)[:, front:].astype(jnp.float32) + self.place
 
 
 def masked_continuous(
     shape: tuple[int, ...],
     num_classes: int = 0,
+    head: Head | None = None,
     order: str = "random",
-    causal: bool = False,
     width: int = 128,
-    depth: int = 4,
+    depth: int = 2,
     heads: int = 4,
     buffer: int = 4,
-    head_width: int = 256,
-    head_depth: int = 3,
-    predicts: str = "v",
-    learned_variance: bool = True,
-    schedule: str = "cosine",
-    times: int = 1000,
     least_masked: float = 0.7,
     mask_std: float = 0.25,
-    draws: int = 4,
+    dropout: float = 0.0,
     label_dropout: float = 0.1,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
 ) -> Prior:
     """Prior on sequences of real tokens, p(z) = prod_k p(tokens of step k | tokens of the steps before).
 
-    A transformer with full attention sees the revealed tokens, and mask tokens in place of the others; its output at a
-    token, plus a learned embedding of that token's place, is the condition of a small denoising network, which stands
-    for the token's distribution. All tokens are kept, so that counts are static where the paper's encoder drops the
-    masked ones. With `causal=True` it is the plain autoregressive form: each token's condition is made from those
-    before it by causal attention.
+    An encoder with full attention sees the revealed tokens behind `buffer` tokens of the class; a decoder sees its
+    output, with mask tokens in place of the others. The decoder's output at a token, plus a learned embedding of that
+    token's place, is the condition of the head, which stands for the token's distribution.
 
     `loss` hides, in each example, the last tokens of a random order (or of the raster), a share from a normal around 1
-    with deviation `mask_std` cut to [least_masked, 1], or all in the causal form. It is L times the mean over the
-    hidden tokens of `denoising_loss` summed over the channels, averaged over `draws` times and noises for one pass of
-    the transformer. There is no dropout.
-
-    Latents should have about unit variance: the noise has.
+    with deviation `mask_std` cut to [least_masked, 1]: L times the mean over the hidden tokens of the head's loss. The
+    encoder is given as many tokens as may be revealed at all, L (1 - least_masked), so that counts are static; those
+    among them that are hidden are no keys of its attention.
 
     Args:
-      shape: `(tokens, d)`.
+      shape: `(tokens, d)`, or `(h, w, d)` for maps, whose tokens are numbered by rows.
       num_classes: 0 for an unconditional prior; otherwise every function needs `label [n]`.
+      head: of the tokens; `diffusion_head(d)` by default, for which latents should have about unit variance.
       order: 'random' or 'raster', that of revealing.
-      causal: the causal form, for the raster order.
-      width, depth, heads: of the transformer.
+      width, heads: of the transformer.
+      depth: blocks of the encoder, and of the decoder.
       buffer: class tokens in front of the sequence.
-      head_width, head_depth: of the head.
-      predicts, learned_variance, schedule, times: of the head's diffusion, as in `diffusion`. With the paper's
-        'epsilon' the 'cosine' schedule multiplies errors of the sampler's first steps by hundreds: train long.
       least_masked, mask_std: of the masked share. The paper's .7 and .25 suit long sequences; fewer tokens than a few
         dozen want 0 and 1, or conditionals on many revealed tokens, which sampling meets, are hardly trained.
-      draws: times and noises for each token of a step.
+      dropout: rate after each attention and each MLP in `loss`.
       label_dropout: share of examples whose label is hidden in training, for guidance.
       axis_name: mapped axis over which the batch is spread, for the noise of `loss`.
-      dtype: computation of the networks.
+      dtype: computation of the transformer.
 
     Returns:
       A `Prior` with a `loss` and without `log_prob`. `sample(params, key, n, label=None, iterations=None, steps=100,
-      guidance=1.0, temperature=1.0)` gives `[n, tokens, d]` in `iterations` passes (64, at most one for each token,
-      which is what the causal form takes), each followed by `steps` passes of the head for the tokens it reveals.
-      Their number follows the cosine: after step k of K, floor(L cos(pi/2 k / K)) tokens are hidden, and at least one
-      is revealed in each. guidance rises linearly from 1 with the share revealed; temperature scales the head's noise.
+      guidance=1.0, temperature=1.0)` gives `[n, *shape]` in `iterations` passes (64, at most one for each token), each
+      followed by `steps` passes of the head for the tokens it reveals. Their number follows the cosine: after step k of
+      K, floor(L cos(pi/2 k / K)) tokens are hidden, and at least one is revealed in each. guidance rises linearly from
+      1 with the share revealed; temperature scales the head's noise.
 
     Raises:
       ValueError: for options that do not exist, latents of another shape, or a label missing where there are classes.
 
-    Reference: Li et al., 'Autoregressive image generation without vector quantization', 2024, arXiv 2406.11838.
+    Reference: Li, Tian, Li, Deng, He, 'Autoregressive image generation without vector quantization', 2024, arXiv
+    2406.11838.
 
-    >>> prior = masked_continuous((4, 2), width=16, depth=1, heads=2, head_width=16, head_depth=1)
+    >>> prior = masked_continuous((4, 2), width=16, depth=1, heads=2)
     >>> params = jax.jit(prior.init)(jax.random.key(0), jnp.zeros((1, 4, 2)))
     >>> prior.sample(params, jax.random.key(1), 3, iterations=2, steps=4).shape
     (3, 4, 2)
     """
-    if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(f"masked_continuous needs the shape of one sequence, (tokens, d); got {tuple(shape)}")
-    if order not in ("random", "raster") or causal and order == "random":
-        raise ValueError(f"order={order!r} must be 'random' or 'raster', and 'raster' where causal=True")
-    if draws < 1 or buffer < 1:
-        raise ValueError(f"draws={draws} and buffer={buffer} must be at least 1")
+    check_order(order)
+    if buffer < 1:
+        raise ValueError(f"buffer={buffer} must be at least 1")
     if not 0.0 <= least_masked < 1.0 or mask_std <= 0.0:
         raise ValueError(f"least_masked={least_masked} must lie in [0, 1) and mask_std={mask_std} above 0")
-    length, d = shape
-    alpha_bar = noise_schedule(schedule, times, predicts)
-    net = _Net(length, d, num_classes, width, depth, heads, buffer, causal, head_width, head_depth, learned_variance,
-               dtype)
+    tokens = rows(shape)
+    length, d = tokens.length, shape[-1]
+    head = diffusion_head(d) if head is None else head
+    trunk = _Trunk(length, num_classes, width, depth, heads, buffer, dropout, axis_name, dtype)
+    fewest = max(1, math.ceil(least_masked * length - 1e-6))  # tokens that are hidden in any example
 
-    def check(latents: Array) -> None:
-        if latents.shape[1:] != (length, d) or not jnp.issubdtype(latents.dtype, jnp.floating):
-            raise ValueError(f"expected real latents [n, {length}, {d}]; got {latents.dtype} {latents.shape}")
+    def init(key: Array, latents: Float[Array, "n ..."], label: Int[Array, " n"] | None = None) -> PyTree:
+        keys, x = collectives.split_keys(key, ("trunk", "head")), tokens.of(latents)[:1]
+        label = rows_of(label, latents.shape[0], num_classes)[:1]
+        params = trunk.init(keys["trunk"], x, jnp.zeros((1, length), bool), label)["params"]
+        return {"trunk": params, "head": head.init(keys["head"], x, jnp.zeros((1, length, width)))}
 
-    def ranks(key: Array, n: int) -> Array:
-        """Place of each token in the order, [n L]."""
-        if order == "raster":
-            return jnp.broadcast_to(jnp.arange(length), (n, length))
-        return jnp.argsort(collectives.draw(jax.random.uniform, key, (n, length), axis_name), axis=-1)
-
-    def init(key: Array, latents: Float[Array, "n t d"], label: Int[Array, " n"] | None = None) -> PyTree:
-        check(latents)
-        rows = rows_of(label, latents.shape[0], num_classes)[:1]
-        return net.init(key, latents[:1], jnp.zeros((1, length), bool), rows)["params"]
-
-    def loss(params: PyTree, latents: Float[Array, "n t d"], label: Int[Array, " n"] | None, key: Array
+    def loss(params: PyTree, latents: Float[Array, "n ..."], label: Int[Array, " n"] | None, key: Array
              ) -> Float[Array, " n"]:
-        check(latents)
-        n, draw = latents.shape[0], partial(collectives.draw, axis_name=axis_name)
-        keys = collectives.split_keys(key, ("label", "order", "share", "time", "noise"))
-        rows = hide(keys["label"], rows_of(label, n, num_classes), num_classes, label_dropout, axis_name)
+        x = tokens.of(latents)
+        n, keys = x.shape[0], collectives.split_keys(key, ("label", "order", "share", "head", "dropout"))
+        label = hide(keys["label"], rows_of(label, n, num_classes), num_classes, label_dropout, axis_name)
         normal = partial(jax.random.truncated_normal, lower=(least_masked - 1.0) / mask_std, upper=0.0)
-        share = 1.0 + mask_std * draw(lambda key, shape: normal(key, shape=shape), keys["share"], (n, 1))
-        count = float(length) if causal else jnp.maximum(jnp.ceil(share * length), 1.0)
-        hidden = ranks(keys["order"], n) >= length - count  # [n L]
-        z = net.apply({"params": params}, latents, hidden, rows, method="conditions")
-
-        # Every token in `draws` copies, one row each: [n draws L ...] -> [m ...].
-        t = draw(partial(jax.random.randint, minval=0, maxval=times), keys["time"], (n, draws, length))
-        noise = draw(jax.random.normal, keys["noise"], (n, draws, length, d))
-        x, z = (jnp.broadcast_to(part[:, None], (n, draws, *part.shape[1:])).reshape(-1, part.shape[-1])
-                for part in (latents, z))
-        error = process.denoising_loss(lambda x, t: net.apply({"params": params}, x, t, z, method="denoise"), x,
-                                       noise.reshape(-1, d), t.reshape(-1), alpha_bar, predicts)
-        error = error.reshape(n, draws, length).mean(1)
+        share = 1.0 + mask_std * collectives.draw(lambda key, shape: normal(key, shape=shape), keys["share"], (n, 1),
+                                                  axis_name)
+        count = jnp.maximum(jnp.ceil(share * length), fewest)
+        order_of = turns(keys["order"], n, length, order, axis_name)
+        hidden = jnp.argsort(order_of, axis=-1) >= length - count  # [n L], from the place of each token in the order
+        z = trunk.apply({"params": params["trunk"]}, x, hidden, label, order_of[:, :length - fewest], not dropout,
+                        rngs={"dropout": keys["dropout"]})
+        error = head.loss(params["head"], x, z, keys["head"], axis_name)
         return length * (error * hidden).sum(1) / hidden.sum(1)
 
     @partial(jax.jit, static_argnames=("n", "iterations", "steps", "is_guided"))
-    def draw(params, key, rows, guidance, temperature, n, iterations, steps, is_guided):
+    def draw(params, key, label, guidance, temperature, n, iterations, steps, is_guided):
         order_key, key = jax.random.split(key)
         after = hidden_counts(length, iterations)
-        shares = jnp.float32(1.0 - after / length)
-        every_row = jnp.concatenate([rows, jnp.full_like(rows, num_classes)]) if is_guided else rows
+        weights = 1.0 + (guidance - 1.0) * jnp.float32(1.0 - after / length)
+        every_label = jnp.concatenate([label, jnp.full_like(label, num_classes)]) if is_guided else label
 
-        def fill(key, x, hidden, where, i):
+        def fill(key, x, hidden, where, k):
             x, hidden, where = (jnp.concatenate([part, part]) if is_guided else part for part in (x, hidden, where))
-            z = net.apply({"params": params}, x, hidden, every_row, method="conditions")
+            z = trunk.apply({"params": params["trunk"]}, x, hidden, every_label)
             z = jnp.take_along_axis(z, where[..., None], axis=1).reshape(-1, width)
+            z, null = jnp.split(z, 2) if is_guided else (z, None)
+            return head.sample(params["head"], key, z, null, weights[k], temperature, steps).reshape(n, -1, d)
 
-            def denoise(x, t, z):
-                return net.apply({"params": params}, x, t, z, method="denoise")
-
-            call = (guided(denoise, *jnp.split(z, 2), 1.0 + (guidance - 1.0) * shares[i]) if is_guided
-                    else lambda x, t: denoise(x, t, z))
-            start_key, key = jax.random.split(key)
-            start = jax.random.normal(start_key, (n * where.shape[1], d))
-            return process.ddpm_sample(call, key, start, alpha_bar, steps, predicts, temperature).reshape(n, -1, d)
-
-        # The argsort of ranks is the order: whose turn comes first, second, ...
-        turns = jnp.argsort(ranks(order_key, n), axis=-1)
-        return sample_in_order(fill, key, turns, after, d)
+        order_of = turns(order_key, n, length, order)
+        return sample_in_order(fill, key, order_of, after, d).reshape(n, *shape)
 
     def sample(params: PyTree, key: Array, n: int, label: Int[Array, " n"] | None = None,
                iterations: int | None = None, steps: int = 100, guidance: float | Float[Array, ""] = 1.0,
-               temperature: float | Float[Array, ""] = 1.0) -> Float[Array, "n t d"]:
-        if iterations is None:
-            iterations = length if causal else min(64, length)
-        if causal and iterations != length:
-            raise ValueError(f"the causal form reveals one token a step: iterations must be {length}, not {iterations}")
+               temperature: float | Float[Array, ""] = 1.0) -> Float[Array, "n ..."]:
+        iterations = min(64, length) if iterations is None else iterations
         return draw(params, key, rows_of(label, n, num_classes), jnp.float32(guidance), jnp.float32(temperature), n,
                     iterations, steps, needs_guidance(guidance, num_classes))
 

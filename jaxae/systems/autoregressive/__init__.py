@@ -1,0 +1,1 @@
+"""Autoregressive models of data themselves: no latent, exact likelihoods."""
