@@ -1,0 +1,65 @@
+"""QG-VAE, whose codes each describe the whole image (Elsner et al. 2024, arXiv 2407.11913).
+
+    python experiments/run.py --config=configs/global_codes.py
+
+Trains on the 4,000 embedded digits: 28x28 -> 32 codes of 64, 192 bits.
+
+Variants: `ordered` (prefixes of the codes decode to coarse images), `sharp` (QGGAN: with a discriminator), `gaussian`
+(a likelihood in place of the squared error), `photographs` (colour crops). `configs/prior.py:transformer` fits a prior.
+
+At the scale of the paper: `paper` (CIFAR-10), `paper_imagenet` (256 codes of 256x256 images, also with `sharp`).
+"""
+
+from jaxae.systems.discrete import global_codes
+from jaxae.train.config import apply_variants, base
+
+
+def get_config(arg: str = ""):
+    """The config of the comma-separated variants."""
+    config = base()
+    config.system = "discrete.global_codes"
+    config.model = global_codes.defaults()
+    config.update(dict(steps=800, batch_size=32, eval_every=200, figures_every=400, checkpoint_every=200,
+                       prepare_examples=0))
+    config.model.update(dict(tokens=32, codes=64, width=16, heads=8, reduced=1, channels=8, most=32, reset_every=50))
+    config.optim.update(dict(name="adamw", learning_rate=2e-3, weight_decay=0.01, schedule="cosine", warmup_steps=50))
+    config.evaluators = ("image_quality",)
+
+    def ordered(c):
+        c.model.prefix_dropout = 1 / 3
+
+    def sharp(c):
+        c.model.update(dict(adversarial=0.75, adversarial_start=400))
+
+    def gaussian(c):
+        c.model.update(dict(likelihood="gaussian", scale=0.1))
+
+    def photographs(c):
+        c.data.update(dict(source="photographs", size=32))
+        c.model.update(dict(channels=16, codes=256))
+
+    def paper(c):
+        # 64 codes of 512; batch 32, 100 epochs of 50,000.
+        c.data.update(dict(source="tfds:cifar10"))
+        c.model.update(dict(tokens=64, codes=512, width=64, heads=8, reduced=0, channels=16, most=128,
+                            decoder_channels=128, smallest=8, blocks=1, octaves=16, reset_every=100,
+                            adversarial_start=5000))
+        c.optim.update(dict(learning_rate=2e-4, schedule="constant", warmup_steps=0))
+        c.update(dict(steps=156_300, batch_size=32, log_every=100, eval_every=5000, figures_every=5000,
+                      checkpoint_every=5000))
+
+    def paper_imagenet(c):
+        # 256 codes of 512, 288 bytes, from maps of 32x32.
+        paper(c)
+        c.data.update(dict(source="tfds:imagenet2012", size=256))
+        c.model.update(dict(tokens=256, heads=128, reduced=3, blocks=2, reset_every=1000))
+        c.update(dict(steps=3_200_000, batch_size=4))
+
+    def tiny(c):
+        c.data.size = 8 if c.data.source == "digits" else c.data.size
+        c.model.update(dict(tokens=4, codes=8, width=4, heads=2, channels=4, most=8, reset_every=1,
+                            adversarial_start=0))
+
+    return apply_variants(config, arg, dict(
+        ordered=ordered, sharp=sharp, gaussian=gaussian, photographs=photographs, paper=paper,
+        paper_imagenet=paper_imagenet, tiny=tiny))
