@@ -1,13 +1,12 @@
 """A VAE that matches the moments of the aggregate posterior, with a discriminator of patches."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jaxae.losses import individual_variance_kl, population_kl
-from jaxae.nn import Conv
+from jaxae.nn.patch import PatchGAN
 from jaxae.systems import latent_model
 from jaxae.systems.base import System
 from jaxae.systems.latent_model import Adversary
@@ -23,22 +22,6 @@ def defaults() -> ConfigDict:
     return latent_model.defaults(likelihood="bernoulli", reconstruction=500.0, individual=0.1, include_within=False,
                                  full_covariance=False, adversarial=0.0, patch_channels=(64, 64, 64),
                                  patch_strides=(2, 2, 1), patch_rate=1e-4)
-
-
-class PatchGAN(nn.Module):
-    """Logits of patches, `[n h w c] -> [n h' w' 1]`: 3x3 convolutions with leaky ReLU.
-
-    Reference: Isola et al., 'Image-to-image translation with conditional adversarial networks', 2017, arXiv 1611.07004.
-    """
-
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        for i, (channels, stride) in enumerate(zip(self.channels, self.strides, strict=True)):
-            x = nn.leaky_relu(Conv(channels, 3, stride, name=f"conv{i}")(x), 0.2)
-        return Conv(1, 3, name="logits")(x)
 
 
 def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:

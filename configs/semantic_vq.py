@@ -1,0 +1,63 @@
+"""Semantically coupled VQ-model (Alaniz, Hummel and Akata 2022, arXiv 2209.02536): codes for images with maps.
+
+    python experiments/run.py --config=configs/semantic_vq.py
+    python experiments/run.py --config=configs/prior.py:semantic --config.autoencoder=runs/semantic_vq
+
+The first trains on 4,000 scenes of 32x32 pixels with the class of each pixel: 8x8 codes of the map and as many of the
+image, which is decoded with both. The second trains a transformer on the image's codes given the map's and draws
+images for the test set's maps; `jaxae.data.scenes.segment` tells the class of each drawn pixel by its hue.
+
+Variants: `separate` (the baseline: two VQ-models apart), `encoder` (the image's encoder sees the map's features too),
+`adversarial` (a discriminator of patches, whose weight adapts to the gradients), `l1`.
+
+`paper`: 256x256 images with 151 classes, as of ADE20K, 16x16 codes; the data are yours, as an npz of `x` and
+`semantic`, since no public builder has them in this form.
+"""
+
+from jaxae.systems.discrete import semantic_vq
+from jaxae.train.config import apply_variants, base
+
+
+def get_config(arg: str = ""):
+    """The config of the comma-separated variants."""
+    config = base()
+    config.system = "discrete.semantic_vq"
+    config.model = semantic_vq.defaults()
+    config.data.update(dict(source="scenes", size=32))
+    config.update(dict(steps=800, batch_size=32, eval_every=200, figures_every=400, checkpoint_every=200))
+    config.model.update(dict(channels=(16, 32), blocks=1, hidden=16, codes=64, semantic_codes=64, width=16,
+                             start="data"))
+    config.optim.update(dict(learning_rate=4e-3, schedule="cosine", warmup_steps=50))
+    config.evaluators = ("image_quality",)
+
+    def separate(c):
+        c.model.coupling = "none"
+
+    def encoder(c):
+        c.model.coupling = "encoder+decoder"
+
+    def l1(c):
+        c.model.error = "l1"
+
+    def adversarial(c):
+        c.model.update(dict(gan=0.8, gan_start=400, patch_rate=5e-4))
+
+    def paper(c):
+        # As VQGAN (Esser et al. 2021): 16 times smaller maps of codes, learned by gradients; rate 4.5e-6 an example.
+        c.data.update(dict(source="npz:semantic.npz", size=0))
+        c.model.update(dict(classes=151, channels=(128, 128, 256, 512), blocks=2, hidden=512, codes=1024,
+                            semantic_codes=1024, width=256, codebook="gradient", start="uniform", revive=0.0,
+                            error="l1", gan=0.8, gan_start=30_000, patch_channels=(64, 128, 256, 512),
+                            patch_strides=(2, 2, 2, 1)))
+        c.model.patch_rate = 4.5e-6 * 16
+        c.optim.update(dict(learning_rate=4.5e-6 * 16, schedule="constant", warmup_steps=0, b1=0.5, b2=0.9))
+        c.update(dict(steps=300_000, batch_size=16, log_every=100, eval_every=10_000, figures_every=10_000,
+                      checkpoint_every=10_000))
+
+    def tiny(c):
+        c.data.size = 16
+        c.model.update(dict(channels=(8, 8), blocks=1, hidden=8, codes=16, semantic_codes=8, width=8, gan_start=0,
+                            patch_channels=(8,), patch_strides=(2,)))
+
+    return apply_variants(config, arg, dict(separate=separate, encoder=encoder, l1=l1, adversarial=adversarial,
+                                            paper=paper, tiny=tiny))
