@@ -153,7 +153,7 @@ def test_what_cannot_be_modelled_is_refused():
         prior.sample({}, key, 2)
     with pytest.raises(ValueError, match=r"expected integer codes \[n, 3, 3\]"):
         jax.eval_shape(prior.init, key, jnp.zeros((2, 3, 4), int), jnp.zeros(2, int))
-    with pytest.raises(ValueError, match="outer >= 1"):
-        jax.eval_shape(AxialTransformer(2, (2, 2), 8, outer=0, heads=2).init, key, jnp.zeros((1, 2, 2, 8)))
+    with pytest.raises(ValueError, match="inner >= 1"):
+        jax.eval_shape(AxialTransformer(2, (2, 2), 8, inner=0, heads=2).init, key, jnp.zeros((1, 2, 2, 8)))
     with pytest.raises(ValueError, match="axis=3"):
         jax.eval_shape(AxialAttention(2, 3).init, key, jnp.zeros((1, 2, 2, 8)))
