@@ -12,6 +12,13 @@ categorical latent: Dupont 2018, arXiv 1804.00104), `joint_beta` (the same by we
 capacities side by side: `results.json` has `kl` and `reconstruction` of each, the rate-distortion curve).
 `joint_digits` is Dupont's model of digits, resized to 32x32, with a categorical latent of 10.
 
+`qlae` is the quantized-latent autoencoder of Hsu et al. 2023, arXiv 2305.18378, with its strong weight decay on the
+networks alone and its metrics InfoM, InfoE and InfoC, on 576 sprites of one orientation; each row of its traversals is
+one latent at each of its values. Its ablations: `qlae_shared` (one row of values for all latents), `qlae_fixed` (values
+that do not move), `qlae_vectors` (vectors in the place of numbers), `qlae_no_decay`. `ql_infogan` is the paper's
+generative adversarial network on the same codes (QLInfoWGAN-GP). `paper_qlae` and `paper_ql_infogan` are Shapes3D in
+64x64 pixels, 12 latents of 10 values, in the paper's networks.
+
 `paper` comes after the name of a model: 64x64 pixels and as many values of each factor as dSprites has, the networks
 and settings of Burgess et al., or of Dupont with `joint`; `joint_digits,paper` is the latter's MNIST.
 """
@@ -19,6 +26,7 @@ and settings of Burgess et al., or of Dupont with `joint`; `joint_digits,paper` 
 import importlib
 import math
 
+from jaxae.systems.discrete import ql_infogan, vq_vae
 from jaxae.systems.gaussian import capacity
 from jaxae.train.config import apply_variants, base
 
@@ -87,15 +95,60 @@ def get_config(arg: str = ""):
         c.update(dict(steps=steps, log_every=1000, eval_every=steps // 10, figures_every=steps // 10,
                       checkpoint_every=steps // 10))
 
+    quantized = dict(network="style", width=8, codes=8, beta=0.01, likelihood="bernoulli")
+
+    def qlae(**changes):
+        def change(c):
+            c.system, c.model = "discrete.vq_vae", vq_vae.defaults()
+            c.model.update(quantized | dict(quantizer="latent", positions=1, channels=(4, 16, 32), features=(64, 64),
+                                            blocks=0) | changes)
+            c.data.factor_sizes = (3, 3, 1, 8, 8)
+            c.optim.update(dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, decay_exclude=("codes", "bias"),
+                                clip=1.0))
+            c.update(dict(steps=4000, batch_size=32))
+            c.evaluators = ("image_quality", "infomec")
+        return change
+
+    def qlae_no_decay(c):
+        qlae()(c)
+        c.optim.weight_decay = 0.0
+
+    def ql_infogan_(c):
+        qlae()(c)
+        c.system, c.model = "discrete.ql_infogan", ql_infogan.defaults()
+        c.model.update(quantized | dict(channels=(4, 16, 32), features=(64, 64), blocks=0))
+        c.optim.update(dict(learning_rate=1e-3, schedule="constant", weight_decay=1e-3, b1=0.0, b2=0.9))
+        c.update(dict(steps=1500, eval_every=500, figures_every=500))
+
+    def shapes3d(model, steps, batch_size, rate):
+        def change(c):
+            model(c)
+            c.model.update(dict(channels=(32, 64, 128, 256), features=(256, 256), blocks=2, width=12, codes=10))
+            c.data.update(dict(source="tfds:shapes3d", train_split="train[10000:]", test_split="train[:10000]", size=0,
+                               factor_sizes=()))
+            c.optim.update(dict(learning_rate=rate, schedule="constant"))
+            c.batch_size = batch_size
+            c.evaluators = ("image_quality",)
+            long(c, steps)
+        return change
+
     def tiny(c):
         c.data.size = 16
-        c.model.update(dict(channels=(4, 4), features=(16,), latent=4))
+        c.model.update(dict(channels=(4, 4), features=(16,), latent=4) if "latent" in c.model else dict(
+            channels=(4, 4), features=(16,)))
         if "critic" in c.model:
             c.model.critic = (16,)
+        if "critic_updates" in c.model:
+            c.model.critic_updates = 1  # each of them is compiled
         c.evaluators = ("image_quality",)
 
     return apply_variants(config, arg, dict(
         vae=model("vae"), beta=model("vae", beta=4.0), joint=joint(capacity=12.0, categorical_capacity=1.1),
         joint_beta=joint(**weights), beta_tc=model("total_correlation", tc=6.0, examples=examples),
         factor=model("total_correlation", estimator="adversary", tc=10.0, examples=examples),
-        joint_digits=joint_digits, rate_distortion=rate_distortion, paper=paper, tiny=tiny))
+        joint_digits=joint_digits, rate_distortion=rate_distortion, qlae=qlae(), qlae_shared=qlae(shared=True),
+        qlae_fixed=qlae(learned=False), qlae_no_decay=qlae_no_decay,
+        qlae_vectors=qlae(quantizer="vector", codebook="gradient", positions=8, width=16, codes=64, start="uniform",
+                          revive=0.0, beta=0.25),
+        ql_infogan=ql_infogan_, paper_qlae=shapes3d(qlae(), 200_000, 128, 1e-3),
+        paper_ql_infogan=shapes3d(ql_infogan_, 40_000, 64, 2e-4), paper=paper, tiny=tiny))
