@@ -9,7 +9,8 @@ Variants: `conv` (convolutional networks), `gaussian`, `logistic` (likelihoods f
 that benchmarks use), `one_layer` (the 1-layer model of Burda, Grosse and Salakhutdinov 2015, arXiv 1509.00519),
 `full` (full covariance), `mixture` (of Gaussians, as posterior), `planar` and `iaf` (flows: arXiv 1505.05770,
 1606.04934), `categorical` (latents by Gumbel-softmax: arXiv 1611.01144), `vampprior` (Tomczak and Welling 2018,
-arXiv 1705.07120), `clusters` (a learned mixture as prior: Jiang et al. 2017, arXiv 1611.05148).
+arXiv 1705.07120), `clusters` (a learned mixture as prior: Jiang et al. 2017, arXiv 1611.05148), `map` (a map as latent,
+for priors on latents: Rombach et al. 2021, arXiv 2112.10752).
 
 Other objectives: `capacity` (Burgess et al. 2018, arXiv 1804.03599), `info`, `mmd` and `stein` (Zhao et al. 2017, arXiv
 1706.02262), `autogen` (Mansbridge et al. 2018, arXiv 1806.04480), `joint` (Dupont 2018, arXiv 1804.00104), `unscented`
@@ -87,9 +88,15 @@ def get_config(arg: str = ""):
             module = importlib.import_module(f"jaxae.systems.gaussian.{name}")
             c.system, c.model = f"gaussian.{name}", module.defaults()
             c.model.update(changes)
-            if name in ("joint", "unscented", "population", "regularized"):
+            if name in ("joint", "unscented", "population", "regularized", "map_vae"):
                 c.evaluators = ("image_quality",)  # no density of z, or one that nothing was trained on
         return change
+
+    def latent_map(c):
+        other("map_vae", channels=(32, 64), blocks=1)(c)
+        c.data.binarize = "none"
+        c.optim.update(dict(learning_rate=2e-3, schedule="cosine", warmup_steps=50))
+        c.steps = 1500
 
     def scaled(name, data, steps, batch_size, rate, **changes):
         """The same at the scale of its paper."""
@@ -119,7 +126,7 @@ def get_config(arg: str = ""):
             "generated", dict(source="tfds:mnist"), 30_000, 100, 1e-3, features=(500, 500), latent=20))
 
     others = dict(
-        capacity=other("capacity"), info=other("info"), mmd=other("info", alpha=1.0), stein=other(
+        map=latent_map, capacity=other("capacity"), info=other("info"), mmd=other("info", alpha=1.0), stein=other(
             "info", divergence="stein"), autogen=other("autogen"),
         joint=other("joint"), unscented=other("unscented"), inverse_lipschitz=other(
             "inverse_lipschitz", inverse_lipschitz=0.3), lipschitz_clusters=other(

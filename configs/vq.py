@@ -13,7 +13,8 @@ et al. 2023, arXiv 2305.18378), `product` (4 heads), `residual` (Zeghidour et al
 
 Others (`--config=configs/vq.py:fsq,gaussian` combines): `gaussian`, `logistic` (likelihoods in place of the mean
 squared error), `photographs` (colour crops), `pixelcnn` (autoregressive decoder on 14x14 binary digits), `paper`
-(CIFAR-10 at the paper's scale).
+(CIFAR-10 at the paper's scale), `paper_separation` (MNIST at the scale of Postolache et al. 2023, arXiv 2301.08562, for
+experiments/separate.py).
 """
 
 from jaxae.systems.discrete import vq_vae
@@ -58,6 +59,15 @@ def get_config(arg: str = ""):
         c.update(dict(steps=250_000, batch_size=128, log_every=100, eval_every=5000, figures_every=5000,
                       checkpoint_every=5000))
 
+    def paper_separation(c):
+        # Postolache et al. 2023: MNIST for 500 epochs.
+        c.data.update(dict(source="tfds:mnist"))
+        c.model.update(dict(channels=(128, 128), blocks=2, hidden=128, codes=256, width=128, codebook="gradient",
+                            start="uniform", revive=0.0))
+        c.optim.update(dict(learning_rate=1e-4, schedule="constant", warmup_steps=0))
+        c.update(dict(steps=468_500, batch_size=64, log_every=100, eval_every=9370, figures_every=9370,
+                      checkpoint_every=9370))
+
     quantizers = dict(
         gradient=quantizer("vector", codebook="gradient"), cosine=quantizer("vector", distance="cosine"),
         stochastic=quantizer("vector", temperature=0.1), gumbel=quantizer("gumbel"), simvq=quantizer("simvq"),
@@ -75,4 +85,5 @@ def get_config(arg: str = ""):
         c.data.size = 8 if c.model.decoder == "pixelcnn" else c.data.size
 
     return apply_variants(config, arg, quantizers | dict(
-        gaussian=gaussian, logistic=logistic, photographs=photographs, pixelcnn=pixelcnn, paper=paper, tiny=tiny))
+        gaussian=gaussian, logistic=logistic, photographs=photographs, pixelcnn=pixelcnn, paper=paper,
+        paper_separation=paper_separation, tiny=tiny))

@@ -1,15 +1,19 @@
 """Optax optimizers and schedules from a config.
 
-Keys of `config.optim`: `name` (adam, adamw, sgd, rmsprop, lion, adafactor), `learning_rate`, `schedule`
-(constant, cosine, linear, piecewise), `warmup_steps`, `decay_steps` (0: the whole run), `final_scale` (the share of the
-learning rate that is left at the end), `drops` (for 'piecewise': pairs of a step and what the rate is multiplied by
-from there on), `b1`, `b2`, `eps`, `weight_decay`, `clip` (global gradient norm, 0 is off).
+Keys of `config.optim`: `name` (adam, adamw, radam, sgd, rmsprop, lion, adafactor), `learning_rate`, `schedule`
+(constant, cosine, linear, piecewise, inverse_sqrt: of the step over `warmup_steps`), `warmup_steps`, `decay_steps`
+(0: the whole run), `final_scale` (the share of the learning rate that is left at the end), `drops` (for 'piecewise':
+pairs of a step and what the rate is multiplied by from there on), `b1`, `b2`, `eps`, `weight_decay`, `decay_exclude`
+(names of parameters, or of modules, that weight decay spares, such as `("codes", "bias")`), `clip` (global gradient
+norm, 0 is off).
 `accumulate` and `average` are read by the builders of systems.
 """
 
+import jax
 import optax
+from jaxtyping import PyTree
 
-SCHEDULES = ("constant", "cosine", "linear", "piecewise")
+SCHEDULES = ("constant", "cosine", "linear", "piecewise", "inverse_sqrt")
 
 
 def schedule(config, steps: int) -> optax.Schedule:
@@ -30,6 +34,9 @@ def schedule(config, steps: int) -> optax.Schedule:
         main = optax.constant_schedule(peak)
     elif config.schedule == "piecewise":
         main = optax.piecewise_constant_schedule(peak, {int(step) - warmup: factor for step, factor in config.drops})
+    elif config.schedule == "inverse_sqrt":
+        def main(after):  # peak sqrt(warmup / t), where t counts from the beginning of the warm-up
+            return peak * (max(warmup, 1) / (after + max(warmup, 1))) ** 0.5
     else:
         if warmup >= decay:
             raise ValueError(f"optim.warmup_steps={warmup} leaves no steps of the {decay} for the decay")
@@ -55,12 +62,16 @@ def optimizer(config, steps: int) -> optax.GradientTransformation:
     """
     rate = schedule(config, steps)
     adaptive = dict(b1=config.b1, b2=config.b2)
+    decay = dict(weight_decay=config.weight_decay)
+    if config.decay_exclude:
+        decay["mask"] = lambda params: decayed(params, tuple(config.decay_exclude))
     choices = {
         "adam": lambda: optax.adam(rate, eps=config.eps, **adaptive),
-        "adamw": lambda: optax.adamw(rate, eps=config.eps, weight_decay=config.weight_decay, **adaptive),
+        "adamw": lambda: optax.adamw(rate, eps=config.eps, **decay, **adaptive),
+        "radam": lambda: optax.radam(rate, eps=config.eps, **adaptive),
         "sgd": lambda: optax.sgd(rate, momentum=config.b1 or None),
         "rmsprop": lambda: optax.rmsprop(rate, decay=config.b2, eps=config.eps),
-        "lion": lambda: optax.lion(rate, weight_decay=config.weight_decay, **adaptive),
+        "lion": lambda: optax.lion(rate, **decay, **adaptive),
         "adafactor": lambda: optax.adafactor(rate),
     }
     if config.name not in choices:
@@ -71,8 +82,24 @@ def optimizer(config, steps: int) -> optax.GradientTransformation:
     return optax.chain(*parts, choices[config.name]())
 
 
+def decayed(params: PyTree, exclude: tuple[str, ...]) -> PyTree:
+    """True for each parameter that weight decay moves: those without one of the names in their path.
+
+    Args:
+      params: nested dicts of arrays.
+      exclude: whole names of parameters or modules.
+
+    >>> decayed({"codes": 1.0, "encoder": {"kernel": 1.0, "bias": 1.0}}, ("codes", "bias"))
+    {'codes': False, 'encoder': {'bias': False, 'kernel': True}}
+    """
+    def moves(path, _):
+        return not any(getattr(key, "key", getattr(key, "name", None)) in exclude for key in path)
+
+    return jax.tree_util.tree_map_with_path(moves, params)
+
+
 def defaults() -> dict:
     """The keys of `config.optim` with their defaults."""
     return dict(name="adam", learning_rate=1e-3, schedule="constant", warmup_steps=0, decay_steps=0,
-                final_scale=0.0, drops=(), b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip=0.0, accumulate=1,
-                average=0.0)
+                final_scale=0.0, drops=(), b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, decay_exclude=(), clip=0.0,
+                accumulate=1, average=0.0)

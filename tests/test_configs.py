@@ -48,8 +48,9 @@ def test_config_trains_and_draws(name, tmp_path):
     assert results["finished"] and results["step"] == 2
     assert all(np.isfinite(value) for value in results["metrics"].values())
     figures = {path.name for path in (tmp_path / "figures").glob("*.png")}
+    drawn = "samples" if config.system.startswith("autoregressive.") else "reconstructions"
     expected = {"curves.png"} if not config.figures_every else {
-        "curves.png", "reconstructions_000000.png", "reconstructions_000002.png"}
+        "curves.png", f"{drawn}_000000.png", f"{drawn}_000002.png"}
     assert expected <= figures
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["system"] == config.system
@@ -105,9 +106,12 @@ def test_prior_on_the_latents_of_a_run(name, arg, autoencoder, tmp_path):
 
 @pytest.mark.parametrize("name, variant, arg", [
     ("vq", "", "transformer,conditional"), ("vq", "", "linear"), ("vq", "", "axial"), ("vq", "", "masked,conditional"),
-    ("vq", "", "coarse"), ("vq", "product", "transformer"), ("vq", "multi_scale", "next_scale,conditional"),
+    ("vq", "", "coarse"), ("semantic_vq", "", "semantic"), ("vq", "product", "transformer"),
+    ("global_codes", "", "transformer"),
+    ("vq", "multi_scale", "next_scale,conditional"),
     ("vae", "", "flow"), ("vae", "", "autoregressive,conditional"), ("vae", "", "diffusion,conditional"),
-    ("vae", "", "flow_matching")])
+    ("vae", "", "flow_matching"), ("vae", "map", "mar,conditional"), ("vae", "map", "causal_continuous"),
+    ("vae", "map", "diffusion")])
 def test_prior_by_name_updates_and_measures(name, variant, arg, autoencoder):
     config = get_config("prior", f"{arg},tiny")
     config.autoencoder = autoencoder(name, variant)
@@ -131,6 +135,19 @@ def test_a_prior_without_an_autoencoder_says_what_to_give(tmp_path):
         train(get_config("prior", "tiny"), tmp_path)
 
 
+@pytest.mark.parametrize("arg, millions", [("paper_mar", 208), ("paper_mar_large", 479), ("paper_mar_huge", 943)])
+def test_paper_scale_mar_has_the_papers_number_of_parameters(arg, millions):
+    config = get_config("prior", arg)
+    check(config)
+    config.model.classes = 1000  # which the data say
+    batch = {"x": jax.ShapeDtypeStruct((2048, 16, 16, 16), jnp.float32), "label": jax.ShapeDtypeStruct((2048,), int)}
+    system = systems.build(config, batch)
+    params = jax.eval_shape(system.init, jax.random.key(0), batch).params
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(millions, rel=0.005)
+    assert params["head"]["out"]["kernel"].shape == (config.model.head_hidden, 2 * 16)  # noise and its variance
+    assert params["trunk"]["position"].shape == (64 + 256, config.model.hidden)
+
+
 def test_paper_scale_vq_vae_has_the_papers_shapes():
     config = get_config("vq", "paper")
     check(config)
@@ -143,6 +160,42 @@ def test_paper_scale_vq_vae_has_the_papers_shapes():
     assert (4, 4, 3, 256) in kernels and (4, 4, 256, 256) in kernels  # two strided convolutions
     assert kernels.count((3, 3, 256, 256)) == 2 and (1, 1, 256, 256) in kernels  # two residual blocks
     assert (config.steps, config.batch_size, config.optim.learning_rate) == (250_000, 128, 2e-4)
+
+
+def test_paper_scale_separation_has_7x7_codes_of_256_and_a_prior_of_three_layers():
+    config = get_config("vq", "paper_separation")
+    batch = {"x": jax.ShapeDtypeStruct((64, 28, 28, 1), jnp.float32)}
+    system = systems.build(config, batch)
+    state = jax.eval_shape(system.init, jax.random.key(0), batch)
+    assert (system.latent.shape, system.latent.codes) == ((7, 7), 256)
+    assert state.params["codes"].shape == (256, 128)
+    config = get_config("prior", "paper_separation")
+    config.model.update(dict(codes=256, classes=10))
+    codes = {"x": jax.ShapeDtypeStruct((128, 7, 7), jnp.int32), "label": jax.ShapeDtypeStruct((128,), jnp.int32)}
+    params = jax.eval_shape(systems.build(config, codes).init, jax.random.key(0), codes).params
+    d = 128  # a layer: attention, MLP of 4 d, two norms
+    layer = dense(d, 3 * d) + dense(d, d) + dense(d, 4 * d, d) + 4 * d
+    assert sum(leaf.size for leaf in jax.tree.leaves({k: v for k, v in params["body"].items() if "block" in k})
+               ) == 3 * layer
+    assert params["embed"]["embedding"].shape == (256, d) and params["first"]["embedding"].shape == (11, d)
+
+
+def test_paper_scale_global_codes_are_of_whole_maps():
+    config = get_config("global_codes", "paper")
+    check(config)
+    batch = {"x": jax.ShapeDtypeStruct((32, 32, 32, 3), jnp.float32)}
+    system = systems.build(config, batch)
+    params = jax.eval_shape(system.init, jax.random.key(0), batch).params
+    assert system.latent[:2] == ((64,), 512) and params["codes"].shape == (64, 512, 64)
+    assert params["encoder"]["projection"].shape == (8, 32 * 32, 64)
+    assert params["decoder"]["projection"].shape == (8, 64, 32 * 32)
+    widths = [[params[part]["unet"][f"down{level}"]["kernel"].shape[-1] for level in range(3)]
+              for part in ("encoder", "decoder")]
+    assert widths == [[16, 32, 64], [128, 128, 128]] and "down3" not in params["encoder"]["unet"]  # 8x8 is the smallest
+    assert (config.steps, config.batch_size, config.optim.learning_rate) == (100 * 1563, 32, 2e-4)
+    config, sizes = sizes_at_paper_scale("global_codes", "sharp,paper_imagenet", (256, 256, 3))
+    assert sizes["codes"] == 256 * 512 * 64 and sizes["critic"] > 0
+    assert config.model.tokens * 9 / 8 == 288  # bytes
 
 
 def sizes_at_paper_scale(name, arg="paper", shape=(28, 28, 1)):
@@ -175,6 +228,26 @@ def test_paper_scale_iwae_of_two_layers_and_its_steps_of_the_rate():
     assert get_config("iwae", "paper_omniglot").steps == 3280 * 1217
 
 
+@pytest.mark.parametrize("arg, shape, layers", [("paper_mnist_linear", (28, 28, 1), 8),
+                                                ("paper_cifar_linear", (32, 32, 3), 16)])
+def test_paper_scale_linear_transformers_of_pixels(arg, shape, layers):
+    config, sizes = sizes_at_paper_scale("pixels", arg, shape)
+    d = 256  # 8 heads of 32, MLPs of 1,024
+    block = dense(d, 3 * d) + dense(d, d) + dense(d, 4 * d, d) + 4 * d
+    out = 3 * 10  # weights, locations and scales of ten logistics
+    assert sizes["body"] == layers * block + 2 * d + dense(d, out) + d * sum(s for s in shape if s > 1)
+    assert (config.optim.name, config.optim.learning_rate) == ("radam", 1e-4)
+
+
+def test_paper_scale_axial_transformer_of_imagenet32():
+    config, sizes = sizes_at_paper_scale("pixels", "paper_imagenet32", (32, 32, 3))
+    d = 1536
+    block = dense(d, 3 * d) + dense(d, d) + dense(d, d, d) + 4 * d
+    assert sizes["encoder"] == 8 * block  # over earlier channels
+    assert sizes["body"] == 16 * block + 2 * d + dense(d, 256) + 64 * d  # over rows above, and in the row
+    assert (config.batch_size, config.model.heads, config.optim.average) == (64, 16, 0.99995)
+
+
 def test_paper_scale_wae_has_the_papers_convolutions():
     config, sizes = sizes_at_paper_scale("wae")
     channels = (1, 128, 256, 512, 1024)
@@ -193,6 +266,25 @@ def test_paper_scale_coupled_vae_solves_anew_each_epoch_from_a_map_of_4x4(arg, s
     epoch = examples // config.batch_size
     assert (config.prepare_every, config.steps) == (epoch, 100 * epoch)
     assert config.model.ascent_rate * examples == pytest.approx(1000, rel=0.01)
+
+
+def test_paper_scale_semantic_vq_has_maps_of_16x16_codes_and_a_transformer_of_300_million():
+    config = get_config("semantic_vq", "paper")
+    check(config)
+    batch = {"x": jax.ShapeDtypeStruct((16, 256, 256, 3), jnp.float32),
+             "semantic": jax.ShapeDtypeStruct((16, 256, 256), jnp.uint8)}
+    system = systems.build(config, batch)
+    params = jax.eval_shape(system.init, jax.random.key(0), batch).params
+    assert system.latent == ((2, 256), 1024, 1) and params["image_codes"].shape == (1024, 256)
+    assert params["semantic_encoder"]["body"]["down0"]["kernel"].shape == (4, 4, 151, 128)
+    seen = [params[f"{part}_decoder"]["in"]["kernel"].shape[2] for part in ("image", "semantic")]
+    assert seen == [512, 256]  # the image's decoder sees both
+    config = get_config("prior", "paper_semantic")
+    config.model.update(dict(codes=1024, prefix=1))
+    latents = {"x": jax.ShapeDtypeStruct((16, 2, 256), jnp.int32)}
+    params = jax.eval_shape(systems.build(config, latents).init, jax.random.key(0), latents).params
+    blocks = 24 * (12 * 1024**2 + 13 * 1024)  # attention 4 w^2, MLP 8 w^2, biases and two norms
+    assert sum(leaf.size for leaf in jax.tree.leaves(params["body"])) == blocks + (2 + 256 + 2) * 1024 + 1025 * 1024
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)

@@ -440,6 +440,18 @@ def test_tokens_and_vectors_go_through_untouched():
         np.testing.assert_array_equal(out, dataset.train[:]["x"])
 
 
+def test_levels_are_the_nearest_of_an_even_grid():
+    x = np.random.default_rng(0).random((8, 3, 3, 1), np.float32)
+    dataset = from_arrays(x, levels=4, test_fraction=0.5)
+    for transform, source in ((dataset.transform, dataset.train), (dataset.test_transform, dataset.test)):
+        rows = source[:4]
+        out = np.asarray(jax.jit(transform)(rows, KEY)["x"])
+        nearest = np.abs(rows["x"][..., None] - np.arange(4) / 3).argmin(-1)
+        np.testing.assert_allclose(out, nearest / 3, atol=1e-6)
+        np.testing.assert_array_equal(jax.jit(transforms.to_levels, static_argnums=1)(out, 4), nearest)
+        assert len(np.unique(nearest)) == 4
+
+
 def test_a_wrong_batch_is_refused_when_traced():
     transform = transforms.make(augment=("flip",))
     with pytest.raises(DataError, match="needs images"):
@@ -470,6 +482,8 @@ def test_load_reads_mappings_and_config_dicts_alike():
     ({"source": "gaussians", "size": 28}, "'gaussians' has no option 'size': leave it at 0; .*components"),
     ({"num_train": 4001}, "num_train=4001 but the split has 4000 examples: use 0 for all"),
     ({"source": "gaussians", "binarize": "dynamic"}, r"needs values in \[0, 1\]"),
+    ({"source": "gaussians", "levels": 8}, r"needs values in \[0, 1\]"),
+    ({"levels": 1}, "is 0 or at least 2"), ({"levels": 8, "binarize": "dynamic"}, "set one of them"),
     ({"source": "gaussians", "augment": "flip"}, "needs images"),
     ({"size": -3}, "size is a number of pixels"),
 ])

@@ -37,9 +37,10 @@ def test_clip_bounds_the_global_norm():
     np.testing.assert_allclose(updates["a"] / updates["b"][0], -3.0 / -2.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "lion", "adafactor"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "radam", "sgd", "rmsprop", "lion", "adafactor"])
 def test_every_optimizer_lowers_a_quadratic(name):
-    tx = optim.optimizer(config(name=name, learning_rate=0.02), steps=100)
+    rate = 0.05 if name == "radam" else 0.02  # its first steps are short
+    tx = optim.optimizer(config(name=name, learning_rate=rate), steps=100)
     params = {"w": jnp.array([1.0, -2.0])}
 
     def step(carry, _):
@@ -49,6 +50,23 @@ def test_every_optimizer_lowers_a_quadratic(name):
 
     (final, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, length=60))((params, tx.init(params)))
     assert float(jnp.sum(final["w"] ** 2)) < 0.5 * 5.0
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_weight_decay_shrinks_what_it_does_not_spare(name):
+    """Without gradients a step multiplies by 1 - rate * decay, or does nothing to a spared name at any depth."""
+    tx = optim.optimizer(config(name=name, learning_rate=0.1, weight_decay=0.5, decay_exclude=("codes", "bias"),
+                                clip=1.0), steps=10)
+    params = {"codes": jnp.full(3, 2.0), "net": {"dense": {"kernel": jnp.full(4, 3.0), "bias": jnp.full(2, 5.0)}},
+              "codes_of_another_name": jnp.full(2, 1.0)}
+    zeros, state, moved = jax.tree.map(jnp.zeros_like, params), tx.init(params), params
+    for _ in range(3):
+        updates, state = jax.jit(tx.update)(zeros, state, moved)
+        moved = optax.apply_updates(moved, updates)
+    np.testing.assert_array_equal(moved["codes"], params["codes"])
+    np.testing.assert_array_equal(moved["net"]["dense"]["bias"], params["net"]["dense"]["bias"])
+    np.testing.assert_allclose(moved["net"]["dense"]["kernel"], 3.0 * 0.95**3, rtol=1e-6)
+    np.testing.assert_allclose(moved["codes_of_another_name"], 0.95**3, rtol=1e-6)
 
 
 @pytest.mark.parametrize("changes, message", [

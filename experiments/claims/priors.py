@@ -17,9 +17,10 @@ from jaxae.systems.latent import prior
 
 
 def on_codes(codes, test, kind: str, num_codes: int, steps: int, *, rate: float = 1e-3, warmup: int = 100,
-             batch_size: int = 64, **model):
+             batch_size: int = 64, seeds: int = 1, **model):
     """A prior by name, trained on integer codes [n ...], with its data set."""
-    config = config_of(prior, steps, batch_size=batch_size, rate=rate, prior=kind, codes=num_codes, **model)
+    config = config_of(prior, steps, seeds=seeds, batch_size=batch_size, rate=rate, prior=kind, codes=num_codes,
+                       **model)
     config.optim.update(dict(schedule="cosine", warmup_steps=warmup, clip=1.0))
     dataset = data.from_arrays(codes, test_x=test)
     return trained(config, dataset), dataset

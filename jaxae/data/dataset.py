@@ -13,7 +13,9 @@ from jaxae.data.checks import as_label, as_x, check, kind_of
 from jaxae.data.digits import digits, sklearn_digits
 from jaxae.data.files import folder, npz, split_arrays
 from jaxae.data.gaussians import gaussians
+from jaxae.data.paraphrases import paraphrases
 from jaxae.data.photographs import photographs
+from jaxae.data.scenes import scenes
 from jaxae.data.sentences import sentences
 from jaxae.data.source import ArraySource, DataError, Source
 from jaxae.data.sprites import sprites
@@ -23,6 +25,7 @@ from jaxae.data.tfds import tfds
 DEFAULTS: dict[str, Any] = {
     "source": "digits",          # a name of SOURCES, 'tfds:NAME', 'npz:PATH' or 'folder:PATH'
     "binarize": "none",          # 'none', 'static' (one draw per example for ever), 'dynamic' (one per step)
+    "levels": 0,                 # grey levels, or of each colour, to which images are rounded; 0: as they are
     "augment": (),               # names of transforms.AUGMENT: 'flip', 'shift', 'crop'; training only
     "num_train": 0,              # so many examples, the first ones; 0 is all (drawn at random: 4,000)
     "num_test": 0,               # the same for the test split (drawn at random: 1,000)
@@ -38,17 +41,17 @@ DEFAULTS: dict[str, Any] = {
 }
 SOURCES: dict[str, Callable[..., tuple[Source, Source]]] = {
     "digits": digits, "sklearn_digits": sklearn_digits, "photographs": photographs, "gaussians": gaussians,
-    "sprites": sprites, "sentences": sentences,
+    "sprites": sprites, "scenes": scenes, "sentences": sentences, "paraphrases": paraphrases,
 }
 _SCHEMES: dict[str, Callable[..., tuple[Source, Source]]] = {"tfds": tfds, "npz": npz, "folder": folder}
-_COMMON = ("source", "binarize", "augment", "num_train", "num_test", "seed", "resident_bytes")
+_COMMON = ("source", "binarize", "levels", "augment", "num_train", "num_test", "seed", "resident_bytes")
 
 
 class Dataset(NamedTuple):
     """Two splits and how a batch of each is made ready on the device.
 
     The transforms are pure: `transform(batch, key, axis_name=None) -> batch`; uint8 to float32 in [0, 1],
-    then augmentation (training only), then binarisation.
+    then augmentation (training only), then binarisation or rounding to levels.
     """
 
     train: Source
@@ -101,7 +104,7 @@ def load(config: Mapping[str, Any] | Any = None) -> Dataset:
 def from_arrays(x: Any, label: Any = None, *, test_x: Any = None, test_label: Any = None,
                 extra: Mapping[str, Any] | None = None, test_extra: Mapping[str, Any] | None = None,
                 test_fraction: float = 0.1, seed: int = 0, binarize: str = "none",
-                augment: Sequence[str] | str = (), num_train: int = 0, num_test: int = 0,
+                augment: Sequence[str] | str = (), levels: int = 0, num_train: int = 0, num_test: int = 0,
                 name: str = "arrays") -> Dataset:
     """A checked data set from arrays in memory.
 
@@ -117,6 +120,7 @@ def from_arrays(x: Any, label: Any = None, *, test_x: Any = None, test_label: An
       seed: of that split and of static binarisation.
       binarize: as in `DEFAULTS`.
       augment: as in `DEFAULTS`.
+      levels: as in `DEFAULTS`.
       num_train: as in `DEFAULTS`.
       num_test: as in `DEFAULTS`.
       name: what the data set is called.
@@ -139,7 +143,7 @@ def from_arrays(x: Any, label: Any = None, *, test_x: Any = None, test_label: An
         sources = split_arrays(train, test_fraction, seed)
     else:
         sources = ArraySource(train), ArraySource(_arrays(test_x, test_label, test_extra, "test "))
-    options = {"binarize": binarize, "augment": augment, "seed": seed,
+    options = {"binarize": binarize, "augment": augment, "levels": levels, "seed": seed,
                "num_train": num_train, "num_test": num_test}
     return _dataset(*sources, options, name)
 
@@ -175,15 +179,20 @@ def _dataset(train: Source, test: Source, options: Mapping[str, Any], name: str)
     train = _limit(train, options["num_train"], "num_train")
     test = _limit(test, options["num_test"], "num_test")
     static = jax.random.split(jax.random.key(options["seed"]))   # example 7 of train and of test: other noise
-    made = [transforms.make(a, options["binarize"], k) for a, k in zip((augment, ()), static, strict=True)]
+    made = [transforms.make(a, options["binarize"], k, options["levels"])
+            for a, k in zip((augment, ()), static, strict=True)]
     dataset = Dataset(train, test, *made, name)
     check(dataset)
     x = train.spec["x"]
     if augment and len(x.shape) != 3:
         raise DataError(f"augment={augment} needs images [n h w c], x is {['n', *x.shape]}: set augment=()")
+    if augment and "semantic" in train.spec:
+        raise DataError(f"augment={augment}: an image would move without its map `semantic`: set augment=()")
     if options["binarize"] != "none" and not _unit(train):
         raise DataError(f"binarize={options['binarize']!r} needs values in [0, 1], which {name!r} has not: "
                         "set binarize='none'")
+    if options["levels"] and not _unit(train):
+        raise DataError(f"levels={options['levels']} needs values in [0, 1], which {name!r} has not: set levels=0")
     return dataset
 
 

@@ -48,7 +48,9 @@ def npz(path: str, x: str = "", label: str = "", test_x: str = "", test_label: s
       seed: seed of that split.
 
     Returns:
-      Train and test, with `label` and `factors` where the file has them.
+      Train and test, with `label` and `factors` where the file has them, `semantic` [n h w], the class of each pixel,
+      and tokens called `paraphrase`, `exemplar`
+      and `references` (for the test examples with `test_` before) as they are.
 
     Raises:
       DataError: no such file or array, or arrays that cannot be used.
@@ -81,6 +83,16 @@ def npz(path: str, x: str = "", label: str = "", test_x: str = "", test_label: s
         target = array(names[prefix + "label"], required=bool(asked[prefix + "label"]))
         if target is not None:
             part["label"] = as_label(target, len(data), names[prefix + "label"])
+        semantic = array(prefix + "semantic", required=False)
+        if semantic is not None:
+            if semantic.shape != part["x"].shape[:3]:
+                raise DataError(f"{path}: {prefix}semantic {list(semantic.shape)} must hold a class for each pixel of "
+                                f"{prefix}x {list(part['x'].shape)}; size=0 leaves both as they are")
+            part["semantic"] = semantic
+        for name in ("paraphrase", "exemplar", "references"):
+            beside = array(prefix + name, required=False)
+            if beside is not None:
+                part[name] = as_x(beside, prefix + name)
     factors = array(names["factors"], required=False)
     if factors is not None and not test:
         train["factors"] = factors

@@ -1,4 +1,4 @@
-"""Pure transforms of batches on the device: to floats, augmentation, binarisation.
+"""Pure transforms of batches on the device: to floats, augmentation, binarisation, fewer grey levels.
 
 Random ones draw for the global batch through `collectives.draw`, so that one device and many see the same.
 """
@@ -122,8 +122,22 @@ def binarize_static(x: Float[Array, "n ..."], index: Int[Array, "n"], key: Array
     return jax.vmap(one)(x, index)
 
 
-def make(augment: Sequence[str] = (), binarize: str = "none", static_key: Array | None = None) -> Transform:
-    """Composes `transform(batch, key, axis_name=None) -> batch`: to floats, then augment, then binarise.
+def to_levels(x: Float[Array, "*n"], levels: int) -> Int[Array, "*n"]:
+    """The nearest of `levels` evenly spaced values in [0, 1], as an integer: round(x (levels - 1)), clipped.
+
+    Args:
+      x: in [0, 1].
+      levels: 2 or more.
+
+    Returns:
+      int32 in [0, levels); divided by levels - 1, it is the value.
+    """
+    return jnp.clip(jnp.round(x * (levels - 1)), 0, levels - 1).astype(jnp.int32)
+
+
+def make(augment: Sequence[str] = (), binarize: str = "none", static_key: Array | None = None,
+         levels: int = 0) -> Transform:
+    """Composes `transform(batch, key, axis_name=None) -> batch`: to floats, then augment, then binarise or quantise.
 
     Labels and factors, stored compactly, become int32; all else passes.
 
@@ -132,6 +146,7 @@ def make(augment: Sequence[str] = (), binarize: str = "none", static_key: Array 
       binarize: 'none', 'static' or 'dynamic'.
       static_key: the set's key for 'static'; `key(0)` when None. Without augmentation the set is fixed; with
         it the noise is fixed and the image under it moves.
+      levels: of grey, or of each colour, evenly spaced in [0, 1]; 0 leaves values as they are.
 
     Returns:
       A pure function for use under `jit`; `key` is read only by augmentation and dynamic binarisation.
@@ -144,6 +159,9 @@ def make(augment: Sequence[str] = (), binarize: str = "none", static_key: Array 
     if unknown or binarize not in BINARIZE:
         raise DataError(f"augment takes names from {tuple(AUGMENT)}, got {augment}" if unknown else
                         f"binarize is one of {BINARIZE}, got {binarize!r}")
+    if levels < 0 or levels == 1 or levels and binarize != "none":
+        raise DataError(f"levels={levels} is 0 or at least 2" if binarize == "none" else
+                        f"levels={levels} with binarize={binarize!r}: set one of them")
     static_key = jax.random.key(0) if static_key is None and binarize == "static" else static_key
 
     def transform(batch: Batch, key: Array, axis_name: str | None = None) -> Batch:
@@ -152,6 +170,8 @@ def make(augment: Sequence[str] = (), binarize: str = "none", static_key: Array 
             raise DataError(f"augment={augment} needs images [n h w c], x is {list(x.shape)}: set augment=()")
         if binarize != "none" and not jnp.issubdtype(x.dtype, jnp.floating):
             raise DataError(f"binarize={binarize!r} needs x in [0, 1], not {x.dtype}: set binarize='none'")
+        if levels and not jnp.issubdtype(x.dtype, jnp.floating):
+            raise DataError(f"levels={levels} needs x in [0, 1], not {x.dtype}: set levels=0")
         if augment or binarize == "dynamic":
             key, *keys = jax.random.split(key, 1 + len(augment))
             for name, k in zip(augment, keys, strict=True):
@@ -160,6 +180,8 @@ def make(augment: Sequence[str] = (), binarize: str = "none", static_key: Array 
             x = _dynamic(x, key, axis_name)
         elif binarize == "static":
             x = binarize_static(x, jnp.asarray(batch["index"]), static_key)
+        elif levels:
+            x = to_levels(x, levels).astype(jnp.float32) / (levels - 1)
         codes = {name: jnp.asarray(batch[name], jnp.int32) for name in ("label", "factors") if name in batch}
         return {**batch, **codes, "x": x}
 

@@ -24,6 +24,8 @@ from jaxae.losses.coupling import (
 from jaxae.losses.distances import squared_distances
 from jaxae.losses.elbo import bits_per_dim, elbo, gaussian_kl
 from jaxae.losses.gaussian import cholesky_kl, gaussian_wasserstein
+from jaxae.losses.gradient_penalty import gradient_penalty
+from jaxae.losses.hinge_gan import adaptive_gan_weight, hinge_discriminator_loss, hinge_generator_loss
 from jaxae.losses.iwae import (
     ImportanceWeighted,
     ciwae_bound,
@@ -82,18 +84,20 @@ from jaxae.losses.unscented import (
 from jaxae.losses.von_mises_fisher import vmf_kl, vmf_log_normalizer, vmf_log_prob, vmf_mean_length, vmf_sample
 from jaxae.losses.weighted_bounds import autogen_bound, infovae_loss
 
-__all__ = ["AggregateLogDensity", "AggregateMoments", "CapacityLoss", "ImportanceWeighted", "KLDecomposition",
-           "MaxSliced", "RadialKernel", "SemidualState", "SigmaPoints", "Sinkhorn", "WaterFilling",
-           "aggregate_log_density", "aggregate_moments", "argsort", "autogen_bound", "beta_tc_kl", "bits_per_dim",
-           "capacity_loss", "cholesky_from_correlations", "cholesky_kl", "ciwae_bound", "coupling_rows",
-           "decompose_kl", "density_ratio_tc", "dip_penalty", "dual_objective", "elbo", "energy_distance",
-           "gaussian_kl", "gaussian_wasserstein", "generalized_sliced_wasserstein", "hsic",
-           "importance_weighted_loss", "individual_variance_kl", "infovae_loss", "inverse_multiquadric",
-           "iwae_bound", "joint_capacity_loss", "kernel_stein_discrepancy", "linear_capacity", "marginal_weights",
-           "max_sliced_wasserstein", "median_bandwidth", "miwae_bound", "mmd", "permute_dims", "population_kl",
-           "positive_epsilon", "primal_objective", "rbf", "reverse_water_filling", "sample_sphere",
-           "scaled_gradient_penalty", "select_sigma", "semidual_asgd", "semidual_gradient", "semidual_init",
-           "semidual_objective", "sigma_points", "sigma_reconstruction", "sinkhorn", "sinkhorn_divergence",
-           "sinkhorn_points", "sliced_wasserstein", "soft_c_transform", "sort", "squared_distances",
-           "tc_discriminator_loss", "transport_plan", "vae_k_bound", "vmf_kl", "vmf_log_normalizer", "vmf_log_prob",
-           "vmf_mean_length", "vmf_sample", "wasserstein_1d", "wasserstein_to_standard"]
+__all__ = [
+    "AggregateLogDensity", "AggregateMoments", "CapacityLoss", "ImportanceWeighted", "KLDecomposition", "MaxSliced",
+    "RadialKernel", "SemidualState", "SigmaPoints", "Sinkhorn", "WaterFilling", "adaptive_gan_weight",
+    "aggregate_log_density", "aggregate_moments", "argsort", "autogen_bound", "beta_tc_kl", "bits_per_dim",
+    "capacity_loss", "cholesky_from_correlations", "cholesky_kl", "ciwae_bound", "coupling_rows", "decompose_kl",
+    "density_ratio_tc", "dip_penalty", "dual_objective", "elbo", "energy_distance", "gaussian_kl",
+    "gaussian_wasserstein", "generalized_sliced_wasserstein", "gradient_penalty", "hinge_discriminator_loss",
+    "hinge_generator_loss", "hsic", "importance_weighted_loss", "individual_variance_kl", "infovae_loss",
+    "inverse_multiquadric", "iwae_bound", "joint_capacity_loss", "kernel_stein_discrepancy", "linear_capacity",
+    "marginal_weights", "max_sliced_wasserstein", "median_bandwidth", "miwae_bound", "mmd", "permute_dims",
+    "population_kl", "positive_epsilon", "primal_objective", "rbf", "reverse_water_filling", "sample_sphere",
+    "scaled_gradient_penalty", "select_sigma", "semidual_asgd", "semidual_gradient", "semidual_init",
+    "semidual_objective", "sigma_points", "sigma_reconstruction", "sinkhorn", "sinkhorn_divergence", "sinkhorn_points",
+    "sliced_wasserstein", "soft_c_transform", "sort", "squared_distances", "tc_discriminator_loss", "transport_plan",
+    "vae_k_bound", "vmf_kl", "vmf_log_normalizer", "vmf_log_prob", "vmf_mean_length", "vmf_sample", "wasserstein_1d",
+    "wasserstein_to_standard",
+]

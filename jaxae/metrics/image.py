@@ -1,5 +1,7 @@
 """Error of reconstructed images: mean squared error, peak signal-to-noise ratio, structural similarity; sharpness."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -26,6 +28,41 @@ def psnr(x: Float[Array, "n ..."], y: Float[Array, "n ..."], data_range: float =
       Decibels of each example `[n]`.
     """
     return 20.0 * np.log10(data_range) - 10.0 * jnp.log10(mse(x, y))
+
+
+def permutation_psnr(sources: Float[Array, "n s ..."], estimates: Float[Array, "n s ..."],
+                     data_range: float = 1.0) -> Float[Array, " n"]:
+    """Peak signal-to-noise ratio of separated sources in the order that fits best, averaged over the sources.
+
+        max over permutations pi of mean_i psnr(sources_i, estimates_pi(i))
+
+    Args:
+      sources: the true ones, in [0, data_range].
+      estimates: the same shape, in any order; the order is chosen for each example.
+      data_range: distance between the smallest and the largest possible value.
+
+    Returns:
+      Decibels of each example `[n]`.
+
+    Raises:
+      ValueError: for shapes that differ, or more than 7 sources (the permutations are enumerated).
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.stack([jnp.zeros((1, 4)), jnp.ones((1, 4))], 1)
+    >>> float(permutation_psnr(x, 0.1 + 0.8 * x[:, ::-1])[0].round(3))  # an error of 0.1, in the other order
+    20.0
+
+    Reference: Yu, Kolbaek, Tan and Jensen, 'Permutation invariant training of deep models for speaker-independent
+    multi-talker speech separation', 2017, arXiv 1607.00325.
+    """
+    _check_same_shape(sources, estimates)
+    count = sources.shape[1]
+    if count > 7:
+        raise ValueError(f"permutation_psnr tries every order of the sources: 7 at most, got {count}")
+    each = jnp.stack([jnp.stack([psnr(sources[:, i], estimates[:, j], data_range) for j in range(count)], -1)
+                      for i in range(count)], 1)  # [n s s]
+    orders = np.array(list(itertools.permutations(range(count))))
+    return each[:, np.arange(count), orders].mean(-1).max(-1)
 
 
 def ssim(x: Float[Array, "n h w c"], y: Float[Array, "n h w c"], data_range: float = 1.0, window: int = 11,

@@ -6,7 +6,8 @@ platform and give the same numbers on each; as pure functions they are `jaxae.nn
 `conv_transpose`. None of these bodies knows a loss or a latent: systems put them around a bottleneck.
 """
 
-from jaxae.nn.attention import SelfAttention, TransformerBlock
+from jaxae.nn.attention import CrossAttention, SelfAttention, TransformerBlock
+from jaxae.nn.attentive_pool import MultiheadPool, multihead_pool
 from jaxae.nn.classifier import ConvClassifier
 from jaxae.nn.conv import Conv, ConvTranspose
 from jaxae.nn.dropout import dropout
@@ -15,6 +16,7 @@ from jaxae.nn.icnn import ICNN, BrenierMap, InverseLipschitzDecoder, smallest_si
 from jaxae.nn.lstm import LSTMDecoder, LSTMEncoder, beam_search, roll_out, sequence_mask, shifted
 from jaxae.nn.mlp import MLP
 from jaxae.nn.mnist_conv import MNISTConvDecoder, MNISTConvEncoder
+from jaxae.nn.patch import PatchGAN
 from jaxae.nn.pixelcnn import PixelCNN
 from jaxae.nn.pooled import PooledDecoder, PooledEncoder
 from jaxae.nn.resnet import (
@@ -27,13 +29,18 @@ from jaxae.nn.resnet import (
     check_divisible,
 )
 from jaxae.nn.resnet_v2 import PreActivationBlock, PreActivationUpBlock, ResNetV2Decoder, ResNetV2Encoder
+from jaxae.nn.seq2seq import Seq2Seq
 from jaxae.nn.strided import StridedDecoder, StridedEncoder
+from jaxae.nn.style import InstanceNormEncoder, StyleBlock, StyleDecoder
+from jaxae.nn.unet import UNet
 
 __all__ = [
-    "BrenierMap", "Conv", "ConvClassifier", "ConvDecoder", "ConvEncoder", "ConvTranspose", "CouplingFlow", "Flow",
-    "IAF", "ICNN", "ImageDecoder", "ImageEncoder", "InverseLipschitzDecoder", "LSTMDecoder", "LSTMEncoder", "MADE",
-    "MLP", "MNISTConvDecoder", "MNISTConvEncoder", "PixelCNN", "PlanarFlow", "PooledDecoder", "PooledEncoder",
-    "PreActivationBlock", "PreActivationUpBlock", "ResNetV2Decoder", "ResNetV2Encoder", "ResidualBlock",
-    "ResidualStack", "SelfAttention", "StridedDecoder", "StridedEncoder", "TransformerBlock", "beam_search",
-    "check_divisible", "dropout", "roll_out", "sequence_mask", "shifted", "smallest_singular_value",
+    "BrenierMap", "Conv", "ConvClassifier", "ConvDecoder", "ConvEncoder", "ConvTranspose", "CouplingFlow",
+    "CrossAttention", "Flow", "IAF", "ICNN", "ImageDecoder", "ImageEncoder", "InstanceNormEncoder",
+    "InverseLipschitzDecoder", "LSTMDecoder", "LSTMEncoder", "MADE", "MLP", "MNISTConvDecoder", "MNISTConvEncoder",
+    "MultiheadPool", "PatchGAN", "PixelCNN", "PlanarFlow", "PooledDecoder", "PooledEncoder", "PreActivationBlock",
+    "PreActivationUpBlock", "ResNetV2Decoder", "ResNetV2Encoder", "ResidualBlock", "ResidualStack", "SelfAttention",
+    "Seq2Seq", "StridedDecoder", "StridedEncoder", "StyleBlock", "StyleDecoder", "TransformerBlock", "UNet",
+    "beam_search", "check_divisible", "dropout", "multihead_pool", "roll_out", "sequence_mask", "shifted",
+    "smallest_singular_value",
 ]

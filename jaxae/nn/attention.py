@@ -1,5 +1,6 @@
-"""Multi-head self-attention and the pre-norm transformer block, in parallel or step by step with a cache."""
+"""Multi-head attention and the pre-norm transformer block, in parallel or step by step with a cache."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxae.nn.dropout import dropout
 from jaxae.nn.linear_attention import (
@@ -51,7 +52,8 @@ class SelfAttention(nn.Module):
 
     `y_t = W_o concat_h sum_u softmax_u(q_th . k_uh / sqrt(d / heads)) v_uh`, with u <= t where causal. The softmax
     is float32 whatever the dtype. With a cache, x continues the sequences that the cache holds, and the new cache is
-    returned beside y: what the whole sequence gives at these positions, without its cost.
+    returned beside y: what the whole sequence gives at these positions, without its cost. Keys that are not `seen`
+    have no weight; at least one of a sequence must be.
 
     Attributes:
       heads: number of heads; d must be a multiple.
@@ -61,8 +63,8 @@ class SelfAttention(nn.Module):
       kind: 'softmax', or 'linear' for `linear_attention` of the same projections.
 
     Raises:
-      ValueError: d is not a multiple of heads, the kind is unknown, or a cache is given to attention that is not
-        causal.
+      ValueError: d is not a multiple of heads, the kind is unknown, a cache is given to attention that is not
+        causal, or `seen` to one that is, or is linear.
 
     Reference: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762.
     """
@@ -73,21 +75,23 @@ class SelfAttention(nn.Module):
     kind: str = "softmax"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], cache: PyTree = None) -> Float[Array, "b t d"] | tuple:
+    def __call__(self, x: Float[Array, "b t d"], cache: PyTree = None,
+                 seen: Bool[Array, "b t"] | None = None) -> Float[Array, "b t d"] | tuple:
         d = x.shape[-1]
-        if d % self.heads:
-            raise ValueError(f"SelfAttention: width {d} is not a multiple of {self.heads} heads: change one of them.")
+        _check_heads("SelfAttention", d, self.heads)
         if self.kind not in KINDS:
             raise ValueError(f"SelfAttention: kind={self.kind!r} must be one of {', '.join(KINDS)}.")
         if cache is not None and not self.causal:
             raise ValueError("SelfAttention: a cache holds the past of causal attention: set causal=True.")
+        if seen is not None and (self.causal or self.kind == "linear"):
+            raise ValueError("SelfAttention: only full softmax attention can leave out keys that are not seen.")
         qkv = nn.DenseGeneral((3, self.heads, d // self.heads), dtype=self.dtype, name="qkv")(x)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [b t h e]
-        y, cache = (self._softmax if self.kind == "softmax" else self._linear)(q, k, v, cache)
+        y, cache = self._linear(q, k, v, cache) if self.kind == "linear" else self._softmax(q, k, v, cache, seen)
         y = nn.DenseGeneral(d, axis=(-2, -1), dtype=self.dtype, name="out")(y)
         return y if cache is None else (y, cache)
 
-    def _softmax(self, q, k, v, cache):
+    def _softmax(self, q, k, v, cache, seen):
         t, past = q.shape[1], 0
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # [b h u e]
         if cache is not None:
@@ -95,12 +99,11 @@ class SelfAttention(nn.Module):
             k = lax.dynamic_update_slice_in_dim(cache.k, k.astype(cache.k.dtype), past, axis=2)
             v = lax.dynamic_update_slice_in_dim(cache.v, v.astype(cache.v.dtype), past, axis=2)
             cache = KeyValueCache(k, v, past + t)
-        logits = jnp.einsum("bthe,bhue->bhtu", q, k, preferred_element_type=jnp.float32) / q.shape[-1]**0.5
         if self.causal:
             seen = jnp.arange(k.shape[2]) <= past + jnp.arange(t)[:, None]
-            logits = jnp.where(seen, logits, -jnp.inf)
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        return jnp.einsum("bhtu,bhue->bthe", weights, v), cache
+        elif seen is not None:
+            seen = seen[:, None, None]
+        return _attend(q, k, v, seen), cache
 
     def _linear(self, q, k, v, cache):
         if cache is None:
@@ -110,11 +113,53 @@ class SelfAttention(nn.Module):
         return y.swapaxes(0, 1), cache
 
 
+class CrossAttention(nn.Module):
+    """Multi-head attention of a sequence to a memory: `[b t d]` and `[b m e]` to `[b t d]`.
+
+    As `SelfAttention`, with the keys and values of the memory.
+
+    Attributes:
+      heads: number of heads; d must be a multiple.
+      dtype: of the computation; None keeps the input's. Parameters are float32, in `q`, `kv` and `out`.
+
+    Raises:
+      ValueError: d is not a multiple of heads.
+
+    Reference: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762.
+    """
+
+    heads: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"], memory: Float[Array, "b m e"]) -> Float[Array, "b t d"]:
+        d = x.shape[-1]
+        _check_heads("CrossAttention", d, self.heads)
+        q = nn.DenseGeneral((self.heads, d // self.heads), dtype=self.dtype, name="q")(x)
+        kv = nn.DenseGeneral((2, self.heads, d // self.heads), dtype=self.dtype, name="kv")(memory)
+        y = _attend(q, kv[:, :, 0].swapaxes(1, 2), kv[:, :, 1].swapaxes(1, 2), None)
+        return nn.DenseGeneral(d, axis=(-2, -1), dtype=self.dtype, name="out")(y)
+
+
+def _attend(q, k, v, seen):
+    """q [b t h e], k and v [b h u e], seen [... t u] or None -> [b t h e]."""
+    logits = jnp.einsum("bthe,bhue->bhtu", q, k, preferred_element_type=jnp.float32) / q.shape[-1]**0.5
+    if seen is not None:
+        logits = jnp.where(seen, logits, -jnp.inf)
+    return jnp.einsum("bhtu,bhue->bthe", jax.nn.softmax(logits, axis=-1).astype(v.dtype), v)
+
+
+def _check_heads(name, d, heads):
+    if d % heads:
+        raise ValueError(f"{name}: width {d} is not a multiple of {heads} heads: change one of them.")
+
+
 class TransformerBlock(nn.Module):
     """Pre-norm transformer block: `[b t d] -> [b t d]`.
 
-    `x <- x + attention(norm(x))`, then `x <- x + mlp(norm(x))` with GELU in a hidden layer of `mlp_ratio * d`. With a
-    cache the block continues its sequences and returns the new cache too, as `SelfAttention` does.
+    `x <- x + attention(norm(x))`, then, where there is a memory, `x <- x + cross(norm(x), memory)`, then
+    `x <- x + mlp(norm(x))` with `activation` in a hidden layer of `mlp_ratio * d`. With a cache the block continues its
+    sequences and returns the new cache too; tokens that are not `seen` `[b t]` are no keys: both as in `SelfAttention`.
 
     Attributes:
       heads: number of heads; d must be a multiple.
@@ -124,6 +169,7 @@ class TransformerBlock(nn.Module):
       kind: of the attention, 'softmax' or 'linear'.
       dropout: rate on what attention and MLP add; needs an rng named `dropout`.
       axis_name: mapped axis over which the batch is spread (dropout noise is that of the global batch).
+      activation: of the MLP.
 
     Reference: Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv:2002.04745.
     """
@@ -135,9 +181,11 @@ class TransformerBlock(nn.Module):
     kind: str = "softmax"
     dropout: float = 0.0
     axis_name: str | None = None
+    activation: Callable[[Array], Array] = nn.gelu
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], cache: PyTree = None, *,
+    def __call__(self, x: Float[Array, "b t d"], cache: PyTree = None, seen: Bool[Array, "b t"] | None = None, *,
+                 memory: Float[Array, "b m e"] | None = None,
                  deterministic: bool = True) -> Float[Array, "b t d"] | tuple:
         def drop(y):
             if deterministic or not self.dropout:
@@ -146,10 +194,13 @@ class TransformerBlock(nn.Module):
 
         d = x.shape[-1]
         y = nn.LayerNorm(dtype=self.dtype, name="norm0")(x)
-        y = SelfAttention(self.heads, self.causal, self.dtype, self.kind, name="attention")(y, cache)
+        y = SelfAttention(self.heads, self.causal, self.dtype, self.kind, name="attention")(y, cache, seen)
         if cache is not None:
             y, cache = y
         x = x + drop(y)
+        if memory is not None:
+            y = nn.LayerNorm(dtype=self.dtype, name="cross_norm")(x)
+            x = x + drop(CrossAttention(self.heads, self.dtype, name="cross")(y, memory))
         y = nn.LayerNorm(dtype=self.dtype, name="norm1")(x)
-        x = x + drop(MLP((int(self.mlp_ratio * d), d), nn.gelu, self.dtype, name="mlp")(y))
+        x = x + drop(MLP((int(self.mlp_ratio * d), d), self.activation, self.dtype, name="mlp")(y))
         return x if cache is None else (x, cache)

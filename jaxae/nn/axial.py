@@ -101,15 +101,15 @@ class AxialTransformer(nn.Module):
         logits = W norm(v) + b
 
     with positions p and a context c. u brings all rows above, v the pixels on the left: every pixel before and no
-    other. Sampling needs `above` once a row and `across` once a pixel, on caches: the sequential cost of `above`, the
-    larger part, is h instead of h w.
+    other. With `outer` 0, u stays zero and each row is on its own. Sampling needs `above` once a row and `across` once
+    a pixel, on caches: the sequential cost of `above`, the larger part, is h instead of h w.
 
     Attributes:
       out: channels of the output, e.g. the number of levels.
       shape: of a map, `(h, w)`.
       width: of tokens and layers.
-      outer: pairs of row and column blocks.
-      inner: row blocks.
+      outer: pairs of row and column blocks, or 0.
+      inner: row blocks, 1 or more.
       heads: of each attention.
       mlp_ratio: width of the MLPs' hidden layers over `width`.
       dropout: rate after each attention and each MLP; needs an rng named `dropout`.
@@ -140,9 +140,10 @@ class AxialTransformer(nn.Module):
             return [TransformerBlock(self.heads, self.mlp_ratio, causal, self.dtype, "softmax", self.dropout,
                                      self.axis_name) for _ in range(count)]
 
-        if self.outer < 1 or self.inner < 1:
-            raise ValueError(f"AxialTransformer needs outer >= 1 and inner >= 1; got {self.outer} and {self.inner}.")
-        self.positions = Positions(tuple(self.shape), self.width)
+        if self.outer < 0 or self.inner < 1:
+            raise ValueError(f"AxialTransformer needs outer >= 0 and inner >= 1; got {self.outer} and {self.inner}.")
+        # As large as embedded pixels, as in the official code: attention finds its neighbours sooner.
+        self.positions = Positions(tuple(self.shape), self.width, std=self.width**-0.5)
         self.rows, self.columns = blocks(self.outer, False), blocks(self.outer, True)
         self.lefts = blocks(self.inner, True)
         self.norm = nn.LayerNorm(dtype=self.dtype)
@@ -168,6 +169,8 @@ class AxialTransformer(nn.Module):
         Returns:
           `[b r w d]`, not shifted, and the new caches.
         """
+        if not self.outer:
+            return jnp.zeros(x.shape, self.dtype), caches
         u, after = self._placed(x, context, row, 0), []
         for i, (across, down) in enumerate(zip(self.rows, self.columns, strict=True)):
             u = along_axis(across, u, 2, deterministic=deterministic)

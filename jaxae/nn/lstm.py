@@ -171,20 +171,25 @@ def roll_out(step: Step, state: PyTree, length: int, end: int, draw: Callable[[A
     return lax.scan(write, start, keys, length)[1].T
 
 
-def beam_search(step: Step, state: PyTree, length: int, end: int, width: int) -> Int[Array, "n t"]:
+def beam_search(step: Step, state: PyTree, length: int, end: int, width: int,
+                length_penalty: float = 0.0) -> Int[Array, "n t"]:
     """The most probable sequence that a beam of `width` prefixes finds; `width=1` is greedy.
 
-    A sequence that has ended keeps its place in the beam with its log-probability, not divided by its length.
+    Prefixes are compared by log p / ((5 + l) / 6)^a, where l counts their tokens, the end included, and a is
+    `length_penalty`: 0 compares log-probabilities. A sequence that has ended keeps its place in the beam by its score.
 
     Args:
       step, state, length, end: as in `roll_out`.
       width: prefixes that are kept at each step.
+      length_penalty: a.
 
     Returns:
       int32 `[n t]`.
 
     Raises:
       ValueError: for a width below 1.
+
+    Reference (the penalty): Wu et al., 'Google's neural machine translation system', 2016, arXiv 1609.08144.
     """
     if width < 1:
         raise ValueError(f"width={width} of a beam must be at least 1")
@@ -193,11 +198,14 @@ def beam_search(step: Step, state: PyTree, length: int, end: int, width: int) ->
 
     def extend(carry, t):
         state, tokens, ended, score, last = carry  # tokens [n w t], the rest [n w]
+        written = (tokens != 0).sum(-1) + ~ended  # each prefix with the next token, where it has one
         state, logits = step(state, last.reshape(-1))
         each = jax.nn.log_softmax(logits, -1).reshape(n, width, -1)  # [n w v]
         padding = jnp.full(each.shape[-1:], -jnp.inf).at[0].set(0.0)
         total = score[..., None] + jnp.where(ended[..., None], padding, each)
-        score, chosen = lax.top_k(total.reshape(n, -1), width)  # [n w]
+        penalty = ((5.0 + written[..., None]) / 6.0) ** length_penalty
+        _, chosen = lax.top_k((total / penalty).reshape(n, -1), width)  # [n w]
+        score = jnp.take_along_axis(total.reshape(n, -1), chosen, 1)
         parent, last = chosen // each.shape[-1], chosen % each.shape[-1]
 
         def follow(leaf):

@@ -1,16 +1,15 @@
 """A transformer over positions of one to three axes; where causal, in parallel or step by step with a cache."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxae.nn.attention import TransformerBlock, empty_cache
-
-_SMALL = nn.initializers.normal(0.02)
 
 
 class Cache(NamedTuple):
@@ -27,19 +26,22 @@ class Positions(nn.Module):
       shape: sizes of the axes.
       width: of an embedding.
       factored: the sum of one table for each axis, instead of one table of all positions.
+      std: of their initial values.
     """
 
     shape: tuple[int, ...]
     width: int
     factored: bool = True
+    std: float = 0.02
 
     @nn.compact
     def __call__(self) -> Float[Array, "t d"]:
+        start = nn.initializers.normal(self.std)
         if not self.factored or len(self.shape) == 1:
-            return self.param("table", _SMALL, (math.prod(self.shape), self.width), jnp.float32)
+            return self.param("table", start, (math.prod(self.shape), self.width), jnp.float32)
         total = 0.0
         for i, size in enumerate(self.shape):
-            table = self.param(f"axis{i}", _SMALL, (size, self.width), jnp.float32)
+            table = self.param(f"axis{i}", start, (size, self.width), jnp.float32)
             total = total + table.reshape(size, *[1] * (len(self.shape) - 1 - i), self.width)
         return total.reshape(-1, self.width)
 
@@ -69,6 +71,7 @@ class Transformer(nn.Module):
       dropout: rate after each attention and each MLP; needs an rng named `dropout`.
       axis_name: mapped axis over which the batch is spread (dropout noise is that of the global batch).
       dtype: computation; parameters and the output are float32.
+      activation: of the MLPs.
 
     Reference: Vaswani et al., 'Attention is all you need', 2017, arXiv 1706.03762; the recurrent form of linear
     attention: Katharopoulos, Vyas, Pappas, Fleuret, 2020, arXiv 2006.16236.
@@ -94,13 +97,17 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    activation: Callable[[Array], Array] = nn.gelu
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], cache: Cache | None = None, *,
+                 memory: Float[Array, "b m e"] | None = None, seen: Bool[Array, "b t"] | None = None,
                  deterministic: bool = True) -> Float[Array, "b t out"] | tuple:
         """Args:
           x: embedded tokens, all of them, or with a cache those that follow.
           cache: of the tokens before; only for a causal net.
+          memory: what every block attends to beside the tokens, such as an encoder's output.
+          seen: False for tokens that are no keys, such as padding; see `SelfAttention`.
           deterministic: no dropout.
 
         Returns:
@@ -120,8 +127,8 @@ class Transformer(nn.Module):
         states = []
         for i in range(self.layers):
             block = TransformerBlock(self.heads, self.mlp_ratio, self.causal, self.dtype, self.attention, self.dropout,
-                                     self.axis_name, name=f"block{i}")
-            x = block(x, None if cache is None else cache.layers[i], deterministic=deterministic)
+                                     self.axis_name, self.activation, name=f"block{i}")
+            x = block(x, None if cache is None else cache.layers[i], seen, memory=memory, deterministic=deterministic)
             if cache is not None:
                 x, state = x
                 states.append(state)

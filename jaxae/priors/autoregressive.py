@@ -6,12 +6,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxae.nn.pixelcnn import PixelCNN
 from jaxae.priors.base import Prior
+from jaxae.priors.codes import beginning, choose
+from jaxae.priors.outputs import output_of
 
 
 class _CodeNet(nn.Module):
@@ -40,6 +41,8 @@ def autoregressive(
     dropout: float = 0.0,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
+    output: str = "softmax",
+    components: int = 10,
 ) -> Prior:
     """Prior on integer code maps, one categorical for each code given the codes before it.
 
@@ -47,7 +50,8 @@ def autoregressive(
 
     Codes are ordered row by row. `sample` draws one code after the other, with one pass of the network for
     each position inside one compiled loop; its extra argument `temperature` divides the logits (0 takes the
-    likeliest code each time). Trained by gradient: `fit` is None.
+    likeliest code each time), and `given [n r ...]` are the rows that samples begin with. Trained by gradient: `fit`
+    is None.
 
     Args:
       shape: of one code map, `(h, w)`, or `(t,)` for a sequence.
@@ -62,12 +66,14 @@ def autoregressive(
       dropout: rate, active where `log_prob` is given a key.
       axis_name: mapped axis over which the batch is spread, for dropout's noise.
       dtype: computation of the network.
+      output: 'softmax', or for ordered values, such as grey levels, 'logistic_mixture'; see `outputs`.
+      components: of the mixture.
 
     Returns:
       A `Prior`. `init(key, latents, label=None)` gives the parameters, which do not depend on the values of
       `latents`; `log_prob(params, latents, label=None, key=None)` gives float32 `[n]`, nats per map (NaN
-      where a code lies outside the codebook); `sample(params, key, n, label=None, temperature=1.0)` gives
-      int32 `[n, *shape]`.
+      where a code lies outside the codebook); `sample(params, key, n, label=None, temperature=1.0, given=None)`
+      gives int32 `[n, *shape]`.
 
     Raises:
       ValueError: for a shape that has not one or two axes, codes that are not integers of this shape, or a
@@ -89,7 +95,8 @@ def autoregressive(
     if num_codes < 1:
         raise ValueError(f"autoregressive needs num_codes >= 1; got {num_codes}.")
     height, width = (1, *shape)[-2:]
-    body = PixelCNN(num_codes, hidden, layers, kernel, first_kernel, dropout, axis_name, dtype)
+    head = output_of(output, num_codes, components)
+    body = PixelCNN(head.size, hidden, layers, kernel, first_kernel, dropout, axis_name, dtype)
     net = _CodeNet(num_codes, num_classes, embed, body)
 
     def check_label(label: Array | None, n: int) -> None:
@@ -112,26 +119,27 @@ def autoregressive(
         check_label(label, latents.shape[0])
         codes = as_maps(latents)
         rngs = None if key is None else {"dropout": key}
-        logits = net.apply({"params": params}, codes, label, key is None, rngs=rngs)
-        # optax counts a negative code from the end of the codebook, so it needs its own check.
-        nats = -optax.losses.softmax_cross_entropy_with_integer_labels(logits, codes)  # [n h w]
-        return jnp.where((codes >= 0) & (codes < num_codes), nats, jnp.nan).sum((1, 2))
+        out = net.apply({"params": params}, codes, label, key is None, rngs=rngs)
+        return head.log_prob(out, codes).sum((1, 2))
 
     @partial(jax.jit, static_argnums=2)
-    def draw(params: PyTree, key: Array, n: int, label: Array | None, temperature: Array) -> Array:
+    def draw(params: PyTree, key: Array, n: int, label: Array | None, temperature: Array, given: Array,
+             rows: Array) -> Array:
+        kept, given = rows * (height * width // shape[0]), given.reshape(n, height, width)
+
         def step(t: Array, codes: Array) -> Array:
             i, j = t // width, t % width
-            logits = net.apply({"params": params}, codes, label)[:, i, j]  # [n num_codes]
-            # The Gumbel-max trick: exact for temperature > 0 and greedy at 0.
-            noise = jax.random.gumbel(jax.random.fold_in(key, t), logits.shape)
-            return codes.at[:, i, j].set(jnp.argmax(logits + temperature * noise, -1).astype(jnp.int32))
+            logits = head.logits(net.apply({"params": params}, codes, label)[:, i, j])  # [n num_codes]
+            code = choose(jax.random.fold_in(key, t), logits, temperature)
+            return codes.at[:, i, j].set(jnp.where(t < kept, given[:, i, j], code))
 
         codes = jnp.zeros((n, height, width), jnp.int32)
         return lax.fori_loop(0, height * width, step, codes).reshape(n, *shape)
 
     def sample(params: PyTree, key: Array, n: int, label: Int[Array, " n"] | None = None,
-               temperature: float | Float[Array, ""] = 1.0) -> Int[Array, "n ..."]:
+               temperature: float | Float[Array, ""] = 1.0,
+               given: Int[Array, "n r ..."] | None = None) -> Int[Array, "n ..."]:
         check_label(label, n)
-        return draw(params, key, n, label, jnp.asarray(temperature, jnp.float32))
+        return draw(params, key, n, label, jnp.asarray(temperature, jnp.float32), *beginning(given, n, shape))
 
     return Prior(init, log_prob, sample)

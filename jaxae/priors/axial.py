@@ -9,11 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxae import collectives
 from jaxae.nn.axial import AxialEncoder, AxialTransformer
 from jaxae.nn.transformer import Positions
 from jaxae.priors.base import Prior
 from jaxae.priors.classes import check_label, guide, sampling_options, training_noise, with_null
-from jaxae.priors.codes import check_codes, check_shape, choose, code_log_prob
+from jaxae.priors.codes import beginning, check_codes, check_shape, choose
+from jaxae.priors.outputs import output_of
 
 
 class _AxialNet(nn.Module):
@@ -31,10 +33,11 @@ class _AxialNet(nn.Module):
         if self.num_classes:
             self.label = nn.Embed(self.num_classes + 1, width)
         if self.channels > 1:
-            self.which, self.positions = nn.Embed(self.channels, width), Positions(self.body.shape, width)
+            self.which = nn.Embed(self.channels, width)
+            self.positions = Positions(self.body.shape, width, std=width**-0.5)
 
     def __call__(self, codes: Array, label: Array | None, deterministic: bool = True) -> Array:
-        """All channels at once, folded into the batch: `[n h w c]` to `[n h w c levels]`."""
+        """All channels at once, folded into the batch: `[n h w c]` to `[n h w c out]`."""
         n, h, w, c = codes.shape
         x = self.tokens(codes, jnp.arange(c))
         before = jnp.cumsum(x, 3) - x
@@ -46,6 +49,13 @@ class _AxialNet(nn.Module):
         context = self.context(fold(before), jnp.tile(jnp.arange(c), n), repeated, deterministic)
         logits = self.body(fold(x), context, deterministic)
         return jnp.moveaxis(logits.reshape(n, c, h, w, -1), 1, 3)
+
+    def one(self, codes: Array, channel: Array, label: Array | None, deterministic: bool = True) -> Array:
+        """The channel [n] of each example alone: `[n h w c]` to `[n h w out]`."""
+        x = self.tokens(codes, jnp.arange(self.channels))
+        own, before = (jnp.take_along_axis(x, channel[:, None, None, None, None], 3)[:, :, :, 0]
+                       for x in (x, jnp.cumsum(x, 3) - x))
+        return self.body(own, self.context(before, channel, label, deterministic), deterministic)
 
     def tokens(self, codes: Array, channel: Array) -> Array:
         """Embedded pixels of channels that broadcast with the codes."""
@@ -89,6 +99,9 @@ def axial(
     label_dropout: float = 0.0,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
+    output: str = "softmax",
+    components: int = 10,
+    one_channel: bool = False,
 ) -> Prior:
     """Prior on integer maps by an Axial Transformer: exact likelihoods in one pass, sampling row by row.
 
@@ -103,7 +116,7 @@ def axial(
       num_classes: 0 for an unconditional prior; otherwise every function needs `label [n]`. Label `num_classes` is the
         null class.
       width: of tokens and layers.
-      outer: pairs of row and column blocks over the rows above.
+      outer: pairs of row and column blocks over the rows above; with 0 rows are independent of one another.
       inner: row blocks over the pixels on the left.
       encoder: pairs of blocks over the channels before; there where c > 1.
       heads: of each attention; `width` must be a multiple.
@@ -112,13 +125,18 @@ def axial(
       label_dropout: share of labels replaced by the null class where `log_prob` is given a key; what guidance needs.
       axis_name: mapped axis over which the batch is spread, for the noise of both dropouts.
       dtype: computation of the network; logits are float32.
+      output: 'softmax', or for ordered values, such as grey levels, 'logistic_mixture'; see `outputs`.
+      components: of the mixture.
+      one_channel: training takes c times the nats of one channel of each map, drawn at random, without bias and at 1/c
+        of the cost; `log_prob` stays exact.
 
     Returns:
       A `Prior`. `log_prob(params, latents, label=None, key=None)` gives float32 `[n]`, nats per map (NaN where a value
       or label is out of range); divided by `-log(2) h w c` it is bits per dimension. `sample(params, key, n,
-      label=None, temperature=1.0, guidance=1.0, top_k=None, semi_parallel=True)` gives int32 `[n, *shape]`, options as
-      in `transformer`; the encoder runs once a channel, the outer blocks once a row, on the row before alone, and the
-      inner blocks once a pixel. `semi_parallel=False` computes everything anew for each pixel.
+      label=None, temperature=1.0, guidance=1.0, top_k=None, semi_parallel=True, given=None)` gives int32 `[n, *shape]`,
+      options as in `transformer`; the encoder runs once a channel, the outer blocks once a row, on the row before
+      alone, and the inner blocks once a pixel. `semi_parallel=False` computes everything anew for each pixel. Samples
+      begin with the rows `given [n r ...]`, those of every channel.
 
     Raises:
       ValueError: for impossible shapes or shares, latents that are not integers of this shape, a missing label of a
@@ -135,7 +153,8 @@ def axial(
     """
     shape = check_shape("axial", shape, (2, 3), levels, num_classes, label_dropout)
     h, w, channels = (*shape, 1)[:3]
-    body = AxialTransformer(levels, (h, w), width, outer, inner, heads, mlp_ratio, dropout, axis_name, dtype)
+    head = output_of(output, levels, components)
+    body = AxialTransformer(head.size, (h, w), width, outer, inner, heads, mlp_ratio, dropout, axis_name, dtype)
     net = _AxialNet(levels, channels, num_classes, body,
                     AxialEncoder(encoder, heads, mlp_ratio, dropout, axis_name, dtype))
 
@@ -149,11 +168,23 @@ def axial(
         label = check_label(label, latents.shape[0], num_classes)
         codes = check_codes(latents, shape).reshape(-1, h, w, channels)
         label, rngs = training_noise(label, key, num_classes, label_dropout, axis_name)
-        logits = net.apply({"params": params}, codes, label, key is None, rngs=rngs)
-        return code_log_prob(logits, codes).sum((1, 2, 3))
+        out = net.apply({"params": params}, codes, label, key is None, rngs=rngs)
+        return head.log_prob(out, codes).sum((1, 2, 3))
+
+    def loss(params: PyTree, latents: Int[Array, "n ..."], label: Int[Array, " n"] | None,
+             key: Array) -> Float[Array, " n"]:
+        label = check_label(label, latents.shape[0], num_classes)
+        codes = check_codes(latents, shape).reshape(-1, h, w, channels)
+        keys = collectives.split_keys(key, ("channel", "rest"))
+        channel = collectives.draw(lambda key, shape: jax.random.randint(key, shape, 0, channels), keys["channel"],
+                                   codes.shape[:1], axis_name)
+        label, rngs = training_noise(label, keys["rest"], num_classes, label_dropout, axis_name)
+        out = net.apply({"params": params}, codes, channel, label, False, rngs=rngs, method="one")
+        own = jnp.take_along_axis(codes, channel[:, None, None, None], 3)[..., 0]
+        return -channels * head.log_prob(out, own).sum((1, 2))
 
     @partial(jax.jit, static_argnames=("n", "guided", "top_k", "semi_parallel"))
-    def draw(params, key, n, label, temperature, guidance, guided, top_k, semi_parallel):
+    def draw(params, key, n, label, temperature, guidance, given, rows, guided, top_k, semi_parallel):
         label, copies = with_null(label, num_classes, guided), 1 + guided
 
         def call(method, *args):
@@ -162,9 +193,12 @@ def axial(
         def copied(codes):
             return jnp.tile(codes, (copies, *[1] * (codes.ndim - 1)))
 
-        def pick(logits, c, i, j):
-            logits = guide(logits, guidance, guided)
-            return choose(jax.random.fold_in(key, (c * h + i) * w + j), logits, temperature, top_k)
+        given = given.reshape(n, h, w, channels)
+
+        def pick(out, c, i, j):
+            logits = guide(head.logits(out), guidance, guided)
+            code = choose(jax.random.fold_in(key, (c * h + i) * w + j), logits, temperature, top_k)
+            return jnp.where(i < rows, given[:, i, j, c], code)
 
         def channel(codes, c):
             context = call("context", call("before", copied(codes), c), c, label)
@@ -208,9 +242,10 @@ def axial(
 
     def sample(params: PyTree, key: Array, n: int, label: Int[Array, " n"] | None = None,
                temperature: float | Float[Array, ""] = 1.0, guidance: float | Float[Array, ""] = 1.0,
-               top_k: int | None = None, semi_parallel: bool = True) -> Int[Array, "n ..."]:
+               top_k: int | None = None, semi_parallel: bool = True,
+               given: Int[Array, "n r ..."] | None = None) -> Int[Array, "n ..."]:
         label, guided = sampling_options(label, n, num_classes, guidance, top_k)
-        return draw(params, key, n, label, jnp.float32(temperature), jnp.float32(guidance), guided, top_k,
-                    semi_parallel)
+        return draw(params, key, n, label, jnp.float32(temperature), jnp.float32(guidance),
+                    *beginning(given, n, shape), guided, top_k, semi_parallel)
 
-    return Prior(init, log_prob, sample)
+    return Prior(init, log_prob, sample, loss=loss if one_channel and channels > 1 else None)

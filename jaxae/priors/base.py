@@ -20,6 +20,9 @@ class Prior(NamedTuple):
         is trained by gradient.
       loss: `(params, latents, label, key) -> [n]`, what training minimises where it is not `-log_prob`: a bound, a
         masked cross-entropy, a denoising error; its units stand in the prior's docstring. None where it is `-log_prob`.
+      steps: `(params, n, label=None) -> (cache, step)`, where the prior goes code by code in raster order:
+        `step(code [n], cache) -> (logits [n K], cache)` reads the code before and gives the next one's distribution;
+        what it reads first is ignored. Every array of the cache has a row for each of the n sequences, scalars aside.
 
     A prior whose density is not tractable has `log_prob=None`.
 
@@ -38,3 +41,4 @@ class Prior(NamedTuple):
     sample: Callable
     fit: Callable | None = None
     loss: Callable | None = None
+    steps: Callable | None = None

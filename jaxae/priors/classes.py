@@ -4,9 +4,11 @@ The null class is the label `num_classes`: training puts it in the place of some
 takes `null + w (conditional - null)` of what the network says.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from jaxae import collectives
 
@@ -83,3 +85,41 @@ def guide(logits: Array, guidance: Array, guided: bool) -> Array:
         return logits
     conditional, null = jnp.split(logits, 2)
     return null + guidance * (conditional - null)
+
+
+def any_class(steps: Callable, params: PyTree, n: int, classes: tuple[int, ...]) -> tuple[PyTree, Callable]:
+    """`Prior.steps` of latents that may be of any of several classes, equally likely before the first code.
+
+        p(z_t | z_<t) = sum_y w_t(y) p(z_t | z_<t, y),   w_t(y) proportional to prod_{s<t} p(z_s | z_<s, y)
+
+    so that the log probabilities of the steps add up to log mean_y p(z | y) exactly.
+
+    Args:
+      steps: of a class-conditional prior.
+      params: its parameters.
+      n: number of sequences.
+      classes: labels; every step costs as much as one for each.
+
+    Returns:
+      `(cache, step)`: `step(code [n], cache) -> (log p [n K], cache)`.
+    """
+    c = len(classes)
+
+    def split(cache):  # [n c ...]: a row for each sequence
+        return jax.tree.map(lambda x: x.reshape(n, c, *x.shape[1:]) if jnp.ndim(x) else x, cache)
+
+    def merge(cache):
+        return jax.tree.map(lambda x: x.reshape(n * c, *x.shape[2:]) if jnp.ndim(x) else x, cache)
+
+    empty, advance = steps(params, n * c, jnp.tile(jnp.array(classes, jnp.int32), n))
+    codes = jax.eval_shape(advance, jnp.zeros(n * c, jnp.int32), empty)[0].shape[-1]
+
+    def step(code, state):
+        cache, log_weight, log_p = state
+        log_weight = jax.nn.log_softmax(log_weight + log_p[jnp.arange(n), :, code])
+        logits, cache = advance(jnp.repeat(code, c), merge(cache))
+        log_p = jax.nn.log_softmax(logits).reshape(n, c, codes)
+        return jax.nn.logsumexp(log_weight[..., None] + log_p, 1), (split(cache), log_weight, log_p)
+
+    # Before the first code every class says the same of it: what is read first changes no weight.
+    return (split(empty), jnp.zeros((n, c)), jnp.zeros((n, c, codes))), step

@@ -42,6 +42,28 @@ def by_place(codes: Int[Array, "n t"], shape: tuple[int, ...], num_codes: int) -
     return codes + num_codes * (jnp.arange(codes.shape[1]) % shape[2]) if len(shape) == 3 else codes
 
 
+def beginning(given: Array | None, n: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """What samples must begin with, `[n *shape]` with anything after it, and the number of rows that it fills.
+
+    Args:
+      given: integers `[n r *shape[1:]]` with r up to `shape[0]`, or None for nothing.
+      n: number of samples.
+      shape: of one code map.
+
+    Raises:
+      ValueError: for another shape or type.
+    """
+    if given is None:
+        return jnp.zeros((n, *shape), jnp.int32), jnp.int32(0)
+    fits = given.ndim == 1 + len(shape) and given.shape[0] == n and given.shape[2:] == tuple(shape[1:])
+    if not fits or given.shape[1] > shape[0] or not jnp.issubdtype(given.dtype, jnp.integer):
+        raise ValueError(f"given must hold the first rows of {n} maps of shape {tuple(shape)}, as integers; got "
+                         f"{given.dtype} {given.shape}.")
+    rows = given.shape[1]
+    padding = ((0, 0), (0, shape[0] - rows)) + ((0, 0),) * (len(shape) - 1)
+    return jnp.pad(given, padding).astype(jnp.int32), jnp.int32(rows)
+
+
 def choose(key: Array, logits: Array, temperature: Array, top_k: int | None = None) -> Array:
     """Codes from `softmax(logits / temperature)` of the `top_k` largest logits; the likeliest at temperature 0."""
     if top_k is not None and top_k < logits.shape[-1]:

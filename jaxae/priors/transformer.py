@@ -1,6 +1,7 @@
 """Autoregressive prior on discrete codes: a causal transformer with a start token for the class, and a cache."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,40 +14,56 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxae.nn.transformer import Cache, Transformer
 from jaxae.priors.base import Prior
 from jaxae.priors.classes import check_label, guide, sampling_options, training_noise, with_null
-from jaxae.priors.codes import by_place, check_codes, check_shape, choose, code_log_prob
+from jaxae.priors.codes import beginning, check_codes, check_shape, choose
+from jaxae.priors.outputs import output_of
 
 
 class CausalTransformer(nn.Module):
-    """Logits of each code given the codes before it and the class: `[n t]` integers to `[n t num_codes]`.
+    """What each code may be given the codes before it and the class: `[n t]` integers to `[n t out]`.
 
     Attributes:
       num_codes: size of the codebook.
       num_classes: 0, or number of classes; label `num_classes` is the null class.
-      body: causal, of `num_codes` outputs; its `shape` is that of a code map.
+      body: causal; its outputs are logits of the codes, or parameters of another `Output`, and its `shape` is that of
+        a code map.
+      inputs: 'codes' for an embedding of each code, 'values' for one that is linear in it.
     """
 
     num_codes: int
     num_classes: int
     body: Transformer
+    inputs: str = "codes"
 
     def setup(self):
         places = self.body.shape[2] if len(self.body.shape) == 3 else 1
-        self.embed = nn.Embed(places * self.num_codes, self.body.width)
+        if self.inputs not in ("codes", "values"):
+            raise ValueError(f"inputs={self.inputs!r} must be 'codes' or 'values'.")
+        if self.inputs == "values":
+            self.slope, self.offset = nn.Embed(places, self.body.width), nn.Embed(places, self.body.width)
+        else:
+            self.embed = nn.Embed(places * self.num_codes, self.body.width)
         self.first = nn.Embed(self.num_classes + 1, self.body.width)
 
     def __call__(self, codes: Int[Array, "n t"], label: Array | None = None,
                  deterministic: bool = True) -> Float[Array, "n t k"]:
-        x = self.embed(by_place(codes, self.body.shape, self.num_codes)[:, :-1])
+        x = self._tokens(codes[:, :-1], jnp.arange(codes.shape[1] - 1))
         return self.body(jnp.concatenate([self._start(label, codes.shape[0])[:, None], x], 1),
                          deterministic=deterministic)
 
     def step(self, code: Int[Array, " n"], label: Array | None, cache: Cache) -> tuple[Float[Array, "n k"], Cache]:
-        """Logits of the next code from the `code` before it, which the first step ignores, and the next cache."""
-        places = self.body.shape[2] if len(self.body.shape) == 3 else 1
-        x = self.embed(code + self.num_codes * ((cache.position - 1) % places))
+        """Outputs for the next code from the `code` before it, which the first step ignores, and the next cache."""
+        x = self._tokens(code, cache.position - 1)
         x = jnp.where(cache.position == 0, self._start(label, code.shape[0]), x)
         logits, cache = self.body(x[:, None], cache)
         return logits[:, 0], cache
+
+    def _tokens(self, codes, position):
+        """Embeddings of codes at positions that broadcast with them; the places of a vector's codes have their own."""
+        place = jnp.broadcast_to(position, codes.shape) % self.body.shape[2] if len(self.body.shape) == 3 else 0 * codes
+        if self.inputs == "codes":
+            return self.embed(codes + self.num_codes * place)
+        value = 2.0 * codes[..., None] / max(1, self.num_codes - 1) - 1.0
+        return value * self.slope(place) + self.offset(place)
 
     def _start(self, label, n):
         return self.first(jnp.zeros(n, jnp.int32) if label is None else label)
@@ -66,6 +83,10 @@ def transformer(
     label_dropout: float = 0.0,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
+    output: str = "softmax",
+    components: int = 10,
+    inputs: str = "codes",
+    prefix: int = 0,
 ) -> Prior:
     """Prior on integer codes by a causal transformer: one categorical for each code given those before it.
 
@@ -90,17 +111,23 @@ def transformer(
       label_dropout: share of labels replaced by the null class where `log_prob` is given a key; what guidance needs.
       axis_name: mapped axis over which the batch is spread, for the noise of both dropouts.
       dtype: computation of the network; logits are float32.
+      output: 'softmax', or for ordered values, such as grey levels, 'logistic_mixture'; see `outputs`.
+      components: of the mixture.
+      inputs: 'codes' to embed each code, 'values' for embeddings that are linear in the value.
+      prefix: rows at the front that are always given, such as the codes of a semantic map: `log_prob` is that of the
+        rows after them, log p(z_after | z_before), and `sample` needs them as `given`.
 
     Returns:
       A `Prior`. `log_prob(params, latents, label=None, key=None)` gives float32 `[n]`, nats per map (NaN where a code
       or label is out of range). `sample(params, key, n, label=None, temperature=1.0, guidance=1.0, top_k=None,
-      cache=True)` gives int32 `[n, *shape]`: `guidance` w takes logits `null + w (conditional - null)`, 1 being the
-      model itself; then the `top_k` likeliest codes are kept (static; None keeps all), and logits are divided by
-      `temperature` (0 takes the likeliest). `cache=False` computes everything anew for each code.
+      cache=True, given=None)` gives int32 `[n, *shape]`: `guidance` w takes logits `null + w (conditional - null)`, 1
+      being the model itself; then the `top_k` likeliest codes are kept (static; None keeps all), and logits are divided
+      by `temperature` (0 takes the likeliest). `cache=False` computes everything anew for each code. Samples begin
+      with the rows `given [n r ...]`. `steps` is what it samples by (see `Prior`).
 
     Raises:
       ValueError: for impossible shapes or shares, codes that are not integers of this shape, a missing label of a
-        class-conditional prior, guidance without classes, or `top_k` below 1.
+        class-conditional prior, guidance without classes, unknown names, or `top_k` below 1.
 
     Reference: Vaswani et al., 2017, arXiv 1706.03762; linear attention: Katharopoulos et al., 2020, arXiv 2006.16236;
     guidance: Ho and Salimans, 'Classifier-free diffusion guidance', 2022, arXiv 2207.12598.
@@ -112,10 +139,12 @@ def transformer(
     ((3,), (2, 4, 4))
     """
     shape = check_shape("transformer", shape, (1, 2, 3), num_codes, num_classes, label_dropout)
-    length = math.prod(shape)
-    body = Transformer(num_codes, shape, width, layers, heads, mlp_ratio, True, attention, factored, dropout, axis_name,
+    if not 0 <= prefix < shape[0]:
+        raise ValueError(f"prefix={prefix} must leave at least one row of a map of shape {shape} to model.")
+    length, head = math.prod(shape), output_of(output, num_codes, components)
+    body = Transformer(head.size, shape, width, layers, heads, mlp_ratio, True, attention, factored, dropout, axis_name,
                        dtype)
-    net = CausalTransformer(num_codes, num_classes, body)
+    net = CausalTransformer(num_codes, num_classes, body, inputs)
 
     def init(key: Array, latents: Int[Array, "n ..."], label: Int[Array, " n"] | None = None) -> PyTree:
         label = check_label(label, latents.shape[0], num_classes)
@@ -127,38 +156,53 @@ def transformer(
         label = check_label(label, latents.shape[0], num_classes)
         codes = check_codes(latents, shape).reshape(-1, length)
         label, rngs = training_noise(label, key, num_classes, label_dropout, axis_name)
-        logits = net.apply({"params": params}, codes, label, key is None, rngs=rngs)
-        return code_log_prob(logits, codes).sum(-1)
+        out = net.apply({"params": params}, codes, label, key is None, rngs=rngs)
+        return head.log_prob(out, codes)[:, prefix * (length // shape[0]):].sum(-1)
+
+    def steps(params: PyTree, n: int, label: Int[Array, " n"] | None = None) -> tuple[Cache, Callable]:
+        label = check_label(label, n, num_classes)
+
+        def step(code, cache):
+            out, cache = net.apply({"params": params}, code, label, cache, method="step")
+            return head.logits(out), cache
+
+        return body.start(n), step
 
     @partial(jax.jit, static_argnames=("n", "guided", "top_k", "cache"))
-    def draw(params, key, n, label, temperature, guidance, guided, top_k, cache):
+    def draw(params, key, n, label, temperature, guidance, given, rows, guided, top_k, cache):
         label = with_null(label, num_classes, guided)
-        variables, copies = {"params": params}, 1 + guided
+        copies = 1 + guided
+        empty, advance = steps(params, copies * n, label)
+        given, kept = given.reshape(n, length), rows * (length // shape[0])
 
         def pick(logits, t):
-            return choose(jax.random.fold_in(key, t), guide(logits, guidance, guided), temperature, top_k)
+            code = choose(jax.random.fold_in(key, t), guide(logits, guidance, guided), temperature, top_k)
+            return jnp.where(t < kept, given[:, t], code)
 
         def step(carry, t):
             code, state = carry
-            logits, state = net.apply(variables, jnp.tile(code, copies), label, state, method="step")
+            logits, state = advance(jnp.tile(code, copies), state)
             code = pick(logits, t)
             return (code, state), code
 
         def anew(codes, t):
-            logits = net.apply(variables, jnp.tile(codes, (copies, 1)), label)[:, t]
-            return codes.at[:, t].set(pick(logits, t)), None
+            out = net.apply({"params": params}, jnp.tile(codes, (copies, 1)), label)[:, t]
+            return codes.at[:, t].set(pick(head.logits(out), t)), None
 
         if cache:
-            start = jnp.zeros(n, jnp.int32), body.start(copies * n)
-            codes = lax.scan(step, start, jnp.arange(length))[1].T
+            codes = lax.scan(step, (jnp.zeros(n, jnp.int32), empty), jnp.arange(length))[1].T
         else:
             codes = lax.scan(anew, jnp.zeros((n, length), jnp.int32), jnp.arange(length))[0]
         return codes.reshape(n, *shape)
 
     def sample(params: PyTree, key: Array, n: int, label: Int[Array, " n"] | None = None,
                temperature: float | Float[Array, ""] = 1.0, guidance: float | Float[Array, ""] = 1.0,
-               top_k: int | None = None, cache: bool = True) -> Int[Array, "n ..."]:
+               top_k: int | None = None, cache: bool = True,
+               given: Int[Array, "n r ..."] | None = None) -> Int[Array, "n ..."]:
         label, guided = sampling_options(label, n, num_classes, guidance, top_k)
-        return draw(params, key, n, label, jnp.float32(temperature), jnp.float32(guidance), guided, top_k, cache)
+        if prefix and (given is None or given.shape[1] < prefix):
+            raise ValueError(f"a prior with prefix={prefix} samples what follows: give it that many rows, given=...")
+        return draw(params, key, n, label, jnp.float32(temperature), jnp.float32(guidance),
+                    *beginning(given, n, shape), guided, top_k, cache)
 
-    return Prior(init, log_prob, sample)
+    return Prior(init, log_prob, sample, steps=steps)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxae import collectives
 from jaxae.quantizers.base import Codes, Quantized, Quantizer
-from jaxae.quantizers.ema import ema_codebook, ema_update
+from jaxae.quantizers.ema import ema_codebook, ema_update, soft_ema_update
 from jaxae.quantizers.ema import revive as revive_averages
 from jaxae.quantizers.estimators import estimator_of
 from jaxae.quantizers.kmeans import kmeans
@@ -25,8 +25,8 @@ class CodeUse(NamedTuple):
 
 def vector(codes: int, width: int, *, codebook: str = "ema", distance: str = "euclidean",
            estimator: str = "straight_through", beta: float = 0.25, decay: float = 0.99, epsilon: float = 1e-5,
-           revive: float = 0.01, start: str = "kmeans", temperature: float = 0.0, axis_name: str | None = None
-           ) -> Quantizer:
+           revive: float = 0.01, start: str = "kmeans", temperature: float = 0.0, soft: bool = False,
+           axis_name: str | None = None) -> Quantizer:
     """The vector quantizer of the VQ-VAE: every vector becomes the nearest of K codes.
 
     loss = beta |z - sg[e]|^2 for a codebook of moving averages, + |sg[z] - e|^2 for one that gradients move; means
@@ -44,6 +44,10 @@ def vector(codes: int, width: int, *, codebook: str = "ema", distance: str = "eu
     evaluation takes the nearest. Noise is made for 256 to 1,024 vectors at a time, a key for each vector: memory is
     that of the search, and 1 device samples what N devices sample. Straight-through goes with it; see `rotate_to`.
 
+    With `soft` training takes the mean under that P instead of a draw: z_q = sum_j P(j) e_j, to which z is committed,
+    and the moving averages are weighed by P. The matrix of P, a row for each vector, is whole in memory. Evaluation
+    takes the nearest code.
+
     Args:
       codes: K, at least 2.
       width: d.
@@ -54,9 +58,10 @@ def vector(codes: int, width: int, *, codebook: str = "ema", distance: str = "eu
       decay: of the moving averages of codes and counts.
       epsilon: of the smoothing of the EMA's counts.
       revive: codes with fewer assignments per batch move to random vectors of it; 0 revives none.
-      start: 'kmeans' or 'data' (distinct random vectors) for `Quantizer.start`, or 'uniform', which has none: codes
-        then stay in +-1/K (random directions with 'cosine').
+      start: 'kmeans' or 'data' (distinct random vectors) for `Quantizer.start`, or 'uniform' or 'normal', which have
+        none: codes then stay in +-1/K or are drawn from N(0, I) (random directions with 'cosine').
       temperature: T, in squared units of z; 0 takes the nearest code.
+      soft: the mean of the codes under P; wants a temperature and a codebook of moving averages.
       axis_name: the mapped axis over which the batch is spread, or None under `jit`.
 
     Returns:
@@ -74,14 +79,18 @@ def vector(codes: int, width: int, *, codebook: str = "ema", distance: str = "eu
 
     Reference: van den Oord, Vinyals and Kavukcuoglu, 2017, arXiv 1711.00937; cosine: Yu et al., 'Vector-quantized
     image modeling with improved VQGAN', 2021, arXiv 2110.04627; sampling: Sonderby, Poole, Mnih, 'Continuous
-    relaxation training of discrete latent variable image models', Bayesian deep learning workshop, 2017.
+    relaxation training of discrete latent variable image models', Bayesian deep learning workshop, 2017; soft: Hosking
+    and Lapata, 'Factorising meaning and form for intent-preserving paraphrasing', 2021, arXiv 2105.15053, with T = 1.
     """
     check_codes(codes, width)
     _check_choice("codebook", codebook, ("ema", "gradient"))
     _check_choice("distance", distance, ("euclidean", "cosine"))
-    _check_choice("start", start, ("kmeans", "data", "uniform"))
+    _check_choice("start", start, ("kmeans", "data", "uniform", "normal"))
     if temperature < 0:
         raise ValueError(f"temperature={temperature} must not be negative; 0 takes the nearest code")
+    if soft and not (temperature and codebook == "ema" and distance == "euclidean"):
+        raise ValueError(f"soft=True wants codebook='ema', distance='euclidean' and a temperature above 0, here "
+                         f"{codebook!r}, {distance!r} and {temperature}")
     past, moving, cosine = estimator_of(estimator), codebook == "ema", distance == "cosine"
     scaled = to_unit_length if cosine else lambda x: x
 
@@ -93,12 +102,14 @@ def vector(codes: int, width: int, *, codebook: str = "ema", distance: str = "eu
         return state.moving.codes if moving else scaled(state.learned)
 
     def init(key):
-        if cosine:
+        if cosine or start == "normal":
             return state_at(jax.random.normal(key, (codes, width)))
         return state_at(jax.random.uniform(key, (codes, width), minval=-1.0 / codes, maxval=1.0 / codes))
 
     def quantize(z, state, key, train):
         z, table, noise_key = scaled(z), codes_of(state), None
+        if soft and train:
+            return quantize_softly(z, state, key)
         if temperature:
             noise_key, key = jax.random.split(key)
         indices = sample_code(z, table, noise_key, temperature, axis_name) if temperature and train \
@@ -109,11 +120,22 @@ def vector(codes: int, width: int, *, codebook: str = "ema", distance: str = "eu
             loss, metrics = loss + found.codebook_loss, metrics | {"codebook": found.codebook_loss}
         return Quantized(found.z_q, indices, loss, updated(state, z, indices, key) if train else state, metrics)
 
+    def quantize_softly(z, state, key):
+        table = state.moving.codes
+        p = code_probabilities(z, table, temperature)
+        mean = jnp.matmul(p, table, precision=lax.Precision.HIGHEST)
+        commitment = jnp.mean((z.astype(jnp.float32) - mean) ** 2, axis=tuple(range(1, z.ndim)))
+        new = soft_ema_update(state.moving, z, p, decay, epsilon, axis_name)
+        return Quantized(past(z, mean.astype(z.dtype)), nearest_code(z, table), beta * commitment,
+                         Codes((), revived(new, z, key)), {"commitment": commitment})
+
+    def revived(new, z, key):
+        return revive_averages(new, z, key, revive, axis_name) if revive else new
+
     def updated(state, z, indices, key):
         if moving:
             new = ema_update(state.moving, z, indices, decay, epsilon, axis_name)
-            new = new._replace(codes=scaled(new.codes))
-            return Codes((), revive_averages(new, z, key, revive, axis_name) if revive else new)
+            return Codes((), revived(new._replace(codes=scaled(new.codes)), z, key))
         rows = lax.stop_gradient(z).reshape(-1, width).astype(jnp.float32)
         counts = collectives.total(jnp.zeros(codes).at[indices.reshape(-1)].add(1.0), axis_name)
         fresh = sample_rows(rows, key, codes, axis_name) if revive else state.moving.fresh
@@ -128,7 +150,7 @@ def vector(codes: int, width: int, *, codebook: str = "ema", distance: str = "eu
                      state.moving._replace(counts=jnp.where(dead, 2.0 * revive, state.moving.counts)))
 
     return Quantizer(width, codes, 1, init, quantize, lambda indices, state: lookup(indices, codes_of(state)),
-                     None if start == "uniform" else start_at, after if revive and not moving else None)
+                     start_at if start in ("kmeans", "data") else None, after if revive and not moving else None)
 
 
 def sample_code(z: Float[Array, "*n d"], codebook: Float[Array, "k w"], key: Array, temperature: float,
@@ -171,6 +193,14 @@ def sample_code(z: Float[Array, "*n d"], codebook: Float[Array, "k w"], key: Arr
     # The row's number rides along as two floats, which hold it exactly.
     numbered = jnp.concatenate([flat, jnp.stack([row // 4096, row % 4096], axis=-1).astype(jnp.float32)], axis=-1)
     return by_chunks(search, numbered, k).reshape(z.shape[:-1])
+
+
+def code_probabilities(z: Float[Array, "*n d"], codebook: Float[Array, "k d"], temperature: float = 1.0
+                       ) -> Float[Array, "*n k"]:
+    """P(j) = softmax_j(-|z - e_j|^2 / temperature), float32 and without a gradient, `[... k]`."""
+    z, codes = (lax.stop_gradient(part).astype(jnp.float32) for part in (z, codebook))
+    score = 2.0 * jnp.matmul(z, codes.T, precision=lax.Precision.HIGHEST) - jnp.sum(codes**2, axis=-1)
+    return jax.nn.softmax(score / temperature, axis=-1)
 
 
 def to_unit_length(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:

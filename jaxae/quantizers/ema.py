@@ -53,6 +53,35 @@ def ema_update(state: EMACodebook, z: Float[Array, "*n d"], indices: Int[Array, 
     assigned = indices.reshape(-1)
     counts = jnp.zeros((k,), jnp.float32).at[assigned].add(1.0)
     sums = jnp.zeros((k, d), jnp.float32).at[assigned].add(flat)
+    return _moved(state, counts, sums, decay, epsilon, axis_name)
+
+
+def soft_ema_update(state: EMACodebook, z: Float[Array, "*n d"], weights: Float[Array, "*n k"], decay: float = 0.99,
+                    epsilon: float = 1e-5, axis_name: str | None = None) -> EMACodebook:
+    """`ema_update` where every vector belongs to every code by a weight, n_i = sum_j p_ji and sum_j p_ji z_j.
+
+    Args:
+      state: the codebook before the update.
+      z: the vectors `[... d]` that were quantized; no gradient passes.
+      weights: p, of each vector over the codes, `[... k]`, rows that sum to 1.
+      decay: g.
+      epsilon: of the smoothing.
+      axis_name: the mapped axis, or None under `jit`.
+
+    Returns:
+      The new state.
+
+    Reference: Roy, Vaswani, Neelakantan, Parmar, 'Theory and experiments on vector quantized autoencoders', 2018,
+    arXiv 1805.11063 (by draws instead of weights).
+    """
+    k, d = state.codes.shape
+    flat, p = (lax.stop_gradient(part).reshape(-1, part.shape[-1]).astype(jnp.float32) for part in (z, weights))
+    return _moved(state, p.sum(0), jnp.matmul(p.T, flat, precision=lax.Precision.HIGHEST), decay, epsilon, axis_name)
+
+
+def _moved(state, counts, sums, decay, epsilon, axis_name):
+    """The state after a batch with these counts [k] and sums [k d] on this replica."""
+    k = state.codes.shape[0]
     counts, sums = collectives.total((counts, sums), axis_name)
     counts = decay * state.counts + (1.0 - decay) * counts
     sums = decay * state.sums + (1.0 - decay) * sums

@@ -37,6 +37,7 @@ class Latent(NamedTuple):
 
     shape: tuple[int, ...]
     codes: int = 0  # size of the codebook; 0 says that the latent is a real vector
+    prefix: int = 0  # rows at the front of a latent that tell a condition, which a prior may be given
 
 
 class Objective(NamedTuple):
@@ -71,12 +72,18 @@ class System(NamedTuple):
     codebook: Callable[..., Array] | None = None  # (variables) -> [K d], of latents that are codes of one codebook
     figures: Callable[[State, Batch, Array], dict[str, Array]] | None = None  # what a person wants to see
     latent: Latent | None = None
+    inputs: tuple[str, ...] = ("x",)  # what `encode` and `reconstruct` take of a batch, in this order
 
 
 def variables(state: State) -> Variables:
     """The model to use for evaluation: averaged parameters where there are any."""
     averaged = bool(jax.tree.leaves(state.average))
     return Variables(state.average if averaged else state.params, state.extra)
+
+
+def inputs_of(system: System, batch: Batch) -> list[Array]:
+    """What `encode` and `reconstruct` of the system take of a batch."""
+    return [batch[name] for name in system.inputs]
 
 
 def valid_rows(batch: Batch) -> Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -28,6 +29,15 @@ def samples(x_hat: Array) -> dict[str, Array]:
     return {"samples": x_hat} if x_hat.ndim == 2 and x_hat.shape[1] == 2 else {}
 
 
+def coloured(maps: Array, classes: int) -> Array:
+    """Maps of class numbers `[... h w]` as images `[... h w 3]`: class 0 is dark, what is no class black."""
+    k = jnp.arange(1, classes)[:, None]
+    # Steps by the golden ratio set neighbouring classes far apart on the circle of hues.
+    turn = 2.0 * jnp.pi * (0.618034 * k + jnp.array([0.0, 1.0, 2.0]) / 3.0)
+    palette = jnp.concatenate([jnp.full((1, 3), 0.2), 0.55 + 0.45 * jnp.cos(turn), jnp.zeros((1, 3))])
+    return palette[jnp.where((maps >= 0) & (maps < classes), maps, classes)]
+
+
 def interpolations(x: Array, z: Array, decode: Callable[[Array], Array], count: int = 6,
                    steps: int = 7) -> dict[str, Array]:
     """Sentences on the lines between the latents `z [n d]` of pairs of sentences; nothing for other data."""
@@ -37,6 +47,24 @@ def interpolations(x: Array, z: Array, decode: Callable[[Array], Array], count: 
     weight = jnp.linspace(0.0, 1.0, steps)[:, None]
     points = (1.0 - weight) * z[:count, None] + weight * z[count:2 * count, None]  # [count steps d]
     return {"interpolations": _paragraphs(decode(points.reshape(-1, z.shape[1])).reshape(count, steps, -1))}
+
+
+def code_lines(decode: Callable[[Array], Array], indices: Array, codes: int, most: int = 16) -> dict[str, Array]:
+    """Images of one example with each of its codes at each value: `traversals [codes of an example, values h w c]`.
+
+    Args:
+      decode: `[n *shape]` integers to `x_hat [n ...]`.
+      indices: the example's codes `[*shape]`.
+      codes: values of a code.
+      most: nothing is shown of more codes or values, nor of data that are not images.
+    """
+    shape, places = indices.shape, indices.size
+    if places > most or codes > most:
+        return {}
+    lines = jnp.broadcast_to(indices.reshape(-1), (places, codes, places))
+    lines = jax.vmap(lambda rows, i: rows.at[:, i].set(jnp.arange(codes)))(lines, jnp.arange(places))
+    x_hat = decode(lines.reshape(-1, *shape))
+    return {"traversals": jnp.clip(x_hat, 0.0, 1.0).reshape(places, codes, *x_hat.shape[1:])} if x_hat.ndim == 4 else {}
 
 
 def _is_text(x: Array) -> bool:

@@ -13,6 +13,7 @@ from jaxae.nn.mnist_conv import MNISTConvDecoder, MNISTConvEncoder
 from jaxae.nn.pooled import PooledDecoder, PooledEncoder
 from jaxae.nn.resnet_v2 import ResNetV2Decoder, ResNetV2Encoder
 from jaxae.nn.strided import StridedDecoder, StridedEncoder, leaky_relu
+from jaxae.nn.style import InstanceNormEncoder, StyleDecoder
 from jaxae.systems import sentence_networks
 from jaxae.systems.observation import Observation
 from jaxae.systems.pixels import pixel_observation
@@ -20,7 +21,7 @@ from jaxae.systems.pixels import pixel_observation
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu, "silu": nn.silu}
 INITIALIZERS = {"lecun_normal": nn.initializers.lecun_normal(),
                 "third_uniform": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")}
-NETWORKS = ("conv", "mlp", "mnist_conv", "resnet_v2", "dcgan", "wae", "unscented", "pooled", "lstm")
+NETWORKS = ("conv", "mlp", "mnist_conv", "resnet_v2", "dcgan", "wae", "unscented", "pooled", "style", "lstm")
 
 
 def defaults() -> dict[str, Any]:
@@ -33,14 +34,18 @@ def defaults() -> dict[str, Any]:
     convolutions to `channels`, then dense `features`), 'wae' (5x5 convolutions to `channels`, one doubling less in
     the decoder), 'unscented' (3x3 convolutions to `channels`; the decoder starts from a map of 1/4 of the image's
     side and the last of `channels`, halved twice), 'pooled' (two 3x3 convolutions and a pooling for each of
-    `channels`, then dense `features`), or 'lstm' for sentences, with keys and a likelihood of its own
+    `channels`, then dense `features`), 'style' (`blocks` 3x3 convolutions before each halving to `channels`, with
+    instance normalisation, then dense `features`; the decoder's maps take their scales and shifts from the latent), or
+    'lstm' for sentences, with keys and a likelihood of its own
     (`sentence_networks`). `likelihood`: a name of `jaxae.distributions.likelihood`, with `scale` for the fixed
-    Gaussian; systems may add 'mse'. `decoder`: 'factorised', or 'pixelcnn', whose pixels also see those before
-    them, by `pixelcnn_layers` of kernels of side `pixelcnn_kernel`, after a first one of 7.
+    Gaussian and `grey_levels` for the discretized logistic; systems may add 'mse'. `decoder`: 'factorised', or
+    'pixelcnn', whose pixels also see those before them, by `pixelcnn_layers` of kernels of side `pixelcnn_kernel`,
+    after a first one of 7.
     """
     return dict(network="conv", channels=(32, 64), blocks=2, hidden=32, features=(512,), activation="relu", norm=False,
-                dropout=0.0, initializer="lecun_normal", likelihood="bernoulli", scale=1.0, decoder="factorised",
-                pixelcnn_hidden=32, pixelcnn_layers=4, pixelcnn_kernel=3) | sentence_networks.defaults()
+                dropout=0.0, initializer="lecun_normal", likelihood="bernoulli", scale=1.0, grey_levels=256,
+                decoder="factorised", pixelcnn_hidden=32, pixelcnn_layers=4,
+                pixelcnn_kernel=3) | sentence_networks.defaults()
 
 
 class VectorEncoder(nn.Module):
@@ -142,6 +147,9 @@ def vector_encoder(model, shape: tuple[int, ...], out: int, dtype, axis_name: st
         body = sentence_networks.encoder(model, shape, dtype)
     elif kind == "pooled":
         body = PooledEncoder(channels, features, dtype=dtype)
+    elif kind == "style":
+        map_shape(model, shape)
+        body = InstanceNormEncoder(channels, features, model.blocks, dtype)
     elif kind == "unscented":  # the map may shrink to one pixel before the last convolution
         _smaller(model, shape, 4)
         body = StridedEncoder(channels, 3, (), model.norm, leaky_relu, dtype)
@@ -170,6 +178,8 @@ def vector_decoder(model, shape: tuple[int, ...], channels: int, dtype, axis_nam
         return MNISTConvDecoder(channels, model.norm, dtype=dtype)
     if kind == "pooled":
         return PooledDecoder(shape[:2], widths, channels, features, dtype=dtype)
+    if kind == "style":
+        return StyleDecoder(map_shape(model, shape), widths, channels, tuple(model.features), model.blocks, dtype)
     if kind == "unscented":
         small, halved = (*_smaller(model, shape, 4), widths[0]), (widths[0] // 2, widths[0] // 4)
         return StridedDecoder(small, halved, channels, (), 4, (1, 3), False, model.norm, leaky_relu, dtype)

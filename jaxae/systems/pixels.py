@@ -41,7 +41,8 @@ def pixel_observation(model, shape: tuple[int, ...], decoder: Callable[[int], nn
       ValueError: for unknown names.
     """
     square = model.likelihood == "mse"
-    density = likelihood("gaussian" if square else model.likelihood, 1.0 if square else model.scale)
+    density = likelihood("gaussian" if square else model.likelihood, 1.0 if square else model.scale,
+                         model.get("grey_levels", 256))
     channels = density.channels * shape[-1]
 
     def log_density(x, out):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxae import metrics
 from jaxae.data import Dataset
-from jaxae.systems.base import State, System, Variables, variables
+from jaxae.systems.base import State, System, Variables, inputs_of, variables
 from jaxae.train import ensemble
 from jaxae.train.config import ConfigError
 
@@ -21,7 +21,7 @@ _MOST = 10_000  # rows of a split that scores of disentanglement see
 def image_quality(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
     """PSNR in decibels, SSIM and MSE of test reconstructions, pixels in [0, 1]."""
     def quality(batch):
-        x, x_hat = batch["x"], system.reconstruct(model, batch["x"])
+        x, x_hat = batch["x"], system.reconstruct(model, *inputs_of(system, batch))
         window = min(11, x.shape[1] - (x.shape[1] + 1) % 2, x.shape[2] - (x.shape[2] + 1) % 2)
         return {"psnr": metrics.psnr(x, x_hat), "ssim": metrics.ssim(x, x_hat, window=window),
                 "mse": metrics.mse(x, x_hat)}
@@ -49,8 +49,8 @@ def frechet(system: System, model: Variables, dataset: Dataset, key: jax.Array, 
 
     def described(batch):
         drawn = system.sample(model, batch["key"], batch["x"].shape[0])
-        return {"test": features(batch["x"]), "reconstruction": features(system.reconstruct(model, batch["x"])),
-                "sample": features(drawn)}
+        rebuilt = system.reconstruct(model, *inputs_of(system, batch))
+        return {"test": features(batch["x"]), "reconstruction": features(rebuilt), "sample": features(drawn)}
 
     rows = _over_test(jax.jit(described), dataset, key)
     found = {}
@@ -63,7 +63,7 @@ def frechet(system: System, model: Variables, dataset: Dataset, key: jax.Array, 
 def probe(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
     """Test accuracy of a linear classifier on the latents; codes as one-hot vectors."""
     def coded(batch):
-        z = system.encode(model, batch["x"])
+        z = system.encode(model, *inputs_of(system, batch))
         z = jax.nn.one_hot(z, system.latent.codes) if system.latent.codes else z
         return {"z": z.reshape(z.shape[0], -1), "label": batch["label"]}
 
@@ -86,7 +86,7 @@ def disentanglement(system: System, model: Variables, dataset: Dataset, key: jax
     votes, predictor = config.get("votes", 10_000), config.get("dci_predictor", "logistic")
 
     def coded(batch):
-        return {"z": _codes(system.encode(model, batch["x"]), config), "factors": batch["factors"]}
+        return {"z": _codes(system.encode(model, *inputs_of(system, batch)), config), "factors": batch["factors"]}
 
     run = jax.jit(coded)
     train, test = (_over(run, s.take(_MOST) if len(s) > _MOST else s, dataset, key)
@@ -109,6 +109,19 @@ def disentanglement(system: System, model: Variables, dataset: Dataset, key: jax
             "beta_vae_score": by_pairs.accuracy}
 
 
+def infomec(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
+    """InfoM, InfoE and InfoC of the first 10,000 training rows with respect to their `factors`, and the number of
+    active latents. Codes are discrete, vectors continuous; factors with one value only are left out."""
+    def coded(batch):
+        return {"z": _codes(system.encode(model, *inputs_of(system, batch)), config), "factors": batch["factors"]}
+
+    rows = _over(jax.jit(coded), dataset.train.take(_MOST) if len(dataset.train) > _MOST else dataset.train, dataset,
+                 key)
+    factors = rows["factors"][:, (rows["factors"] != rows["factors"][0]).any(0)]
+    scores = metrics.infomec(factors, rows["z"], discrete=bool(system.latent.codes))
+    return {"infom": scores.infom, "infoe": scores.infoe, "infoc": scores.infoc, "active_latents": scores.active.sum()}
+
+
 def clusters(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
     """Test accuracy of the most likely categories as labels, under the best one-to-one matching; several categorical
     latents are one, their product."""
@@ -117,7 +130,7 @@ def clusters(system: System, model: Variables, dataset: Dataset, key: jax.Array,
         raise ConfigError(f"evaluator 'clusters' needs categorical latents, which {config.system} does not have")
 
     def coded(batch):
-        return {"z": _codes(system.encode(model, batch["x"]), config), "label": batch["label"]}
+        return {"z": _codes(system.encode(model, *inputs_of(system, batch)), config), "label": batch["label"]}
 
     rows = _over_test(jax.jit(coded), dataset, key)
     cluster = np.ravel_multi_index(tuple(rows["z"][:, -len(sizes):].astype(np.int64).T), sizes)
@@ -126,10 +139,11 @@ def clusters(system: System, model: Variables, dataset: Dataset, key: jax.Array,
 
 EVALUATORS: dict[str, Callable[..., dict[str, Any]]] = {
     "image_quality": image_quality, "nll": nll, "frechet": frechet, "probe": probe, "disentanglement": disentanglement,
-    "clusters": clusters}
+    "infomec": infomec, "clusters": clusters}
 _NEEDS = {"image_quality": "reconstruct", "nll": "log_weights", "frechet": "sample", "probe": "encode",
-          "disentanglement": "encode", "clusters": "encode"}
-_READS = {"probe": "label", "disentanglement": "factors", "clusters": "label"}  # what the data must have besides x
+          "disentanglement": "encode", "infomec": "encode", "clusters": "encode"}
+# What the data must have besides x.
+_READS = {"probe": "label", "disentanglement": "factors", "infomec": "factors", "clusters": "label"}
 
 
 def run_evaluators(config: ConfigDict, system: System, state: State, dataset: Dataset,

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxae import data, systems
 from jaxae.data import ArraySource, Dataset
-from jaxae.systems.base import State, System, Variables, variables
+from jaxae.systems.base import State, System, Variables, inputs_of, variables
 from jaxae.systems.latent import priors_by_name
 from jaxae.train import ensemble, sharding
 from jaxae.train.checkpoint import CheckpointError, Checkpoints
@@ -113,7 +113,7 @@ def open_data(config: ConfigDict):
         for start in range(0, len(source), run.config.batch_size):
             batch = source[np.arange(start, min(start + run.config.batch_size, len(source)))]
             batch = run.dataset.test_transform(batch, jax.random.fold_in(key, start))
-            codes = np.asarray(encode(model, batch["x"]))
+            codes = np.asarray(encode(model, *inputs_of(run.system, batch)))
             rows.append({"x": codes} | {k: np.asarray(v) for k, v in batch.items() if k == "label"})
         return ArraySource({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
@@ -126,7 +126,7 @@ def open_data(config: ConfigDict):
 
     filled = config.copy_and_resolve_references()
     with filled.unlocked():
-        filled.model.codes = run.system.latent.codes
+        filled.model.codes, filled.model.prefix = run.system.latent.codes, run.system.latent.prefix
         codebook = None if run.system.codebook is None else run.system.codebook(model)
         try:
             priors_by_name.fill(filled.model, run.config.model, codebook)

@@ -23,26 +23,27 @@ def defaults() -> dict[str, Any]:
     of its own for each of `width` channels), 'multi_scale' (one codebook at `scales`, the last of which is the map).
 
     A vector codebook: `codebook` 'ema' (moving averages with `decay`) or 'gradient'; `distance` 'euclidean' or
-    'cosine'; `start` 'kmeans' or 'data' (random vectors) on the first `prepare_examples`, or 'uniform' in +-1/K;
-    `revive`: codes with fewer assignments per batch move to a random vector of it, 0 for never; `temperature` above 0
-    samples codes in training. `beta` weighs the commitment loss. `estimator` of the gradient past the codes:
-    'straight_through', 'rotation', 'householder', or by the decoder: 'exact' (its gradient at z), 'hessian' (that to
-    first order).
+    'cosine'; `start` 'kmeans' or 'data' (random vectors) on the first `prepare_examples`, or 'uniform' in +-1/K or
+    'normal'; `revive`: codes with fewer assignments per batch move to a random vector of it, 0 for never; `temperature`
+    above 0 samples codes in training, or takes the mean of them all where `soft`. `beta` weighs the commitment loss.
+    `estimator` of the gradient past the codes: 'straight_through', 'rotation', 'householder', or by the decoder:
+    'exact' (its gradient at z), 'hessian' (that to first order).
 
     `depth` > 1 quantizes what is left over as often again, with `stage_dropout` of the later stages; `heads` > 1 cuts
-    the channels into heads, each with a quantizer (of `depth`) of its own, or one for all where `shared`.
+    the channels into heads, each with a quantizer (of `depth`) of its own, or one for all where `shared`. 'latent' has
+    one row of values for all channels where `shared`, and keeps it where it starts unless `learned`.
     """
     return dict(quantizer="vector", codes=512, width=64, codebook="ema", distance="euclidean",
                 estimator="straight_through", decay=0.99, epsilon=1e-5, beta=0.25, start="kmeans", revive=0.01,
-                temperature=0.0, levels=(8, 5, 5, 5), entropy_weight=0.1, scales=(1, 2, 4, 7), depth=1,
-                stage_dropout=0.0, heads=1, shared=False)
+                temperature=0.0, soft=False, levels=(8, 5, 5, 5), entropy_weight=0.1, scales=(1, 2, 4, 7), depth=1,
+                stage_dropout=0.0, heads=1, shared=False, learned=True)
 
 
 def _vector(model, width, axis_name):
     estimator = "straight_through" if model.estimator in BY_DECODER else model.estimator
     return vector(model.codes, width, codebook=model.codebook, distance=model.distance, estimator=estimator,
                   beta=model.beta, decay=model.decay, epsilon=model.epsilon, revive=model.revive, start=model.start,
-                  temperature=model.temperature, axis_name=axis_name)
+                  temperature=model.temperature, soft=model.soft, axis_name=axis_name)
 
 
 BY_DECODER = ("exact", "hessian")
@@ -58,7 +59,8 @@ QUANTIZERS: dict[str, Callable[..., Quantizer]] = {
         width, model.entropy_weight, beta=model.beta, axis_name=axis_name),
     "binary_spherical": lambda model, width, axis_name: binary_spherical(
         width, model.entropy_weight, axis_name=axis_name),
-    "latent": lambda model, width, axis_name: latent_quantization(width, model.codes, model.beta, model.beta),
+    "latent": lambda model, width, axis_name: latent_quantization(
+        width, model.codes, model.beta, model.beta, model.shared and model.heads == 1, model.learned),
     "multi_scale": lambda model, width, axis_name: multi_scale(
         width, model.codes, model.scales, model.codebook == "ema", model.beta, decay=model.decay,
         epsilon=model.epsilon, threshold=model.revive if model.codebook == "ema" else 0.0, axis_name=axis_name),

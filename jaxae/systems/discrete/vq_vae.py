@@ -142,7 +142,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return quantizer.quantize(embed(now.params, x), state, jax.random.key(0), False).indices
 
     def decode(now, indices, key=None):
-        z_q = quantizer.lookup(indices, state_of(*now))
+        """Of codes, or of vectors `[n *places width]` in their place."""
+        vectors = jnp.issubdtype(indices.dtype, jnp.floating)
+        z_q = indices if vectors else quantizer.lookup(indices, state_of(*now))
         return observed.mean(now.params["decoder"], seen(z_q), jax.random.key(0) if key is None else key)
 
     def reconstruct(now, x, key=None):
@@ -159,8 +161,11 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     def figures(state: State, batch, key):
         now = variables(state)
         indices = encode(now, batch["x"])
-        return draw.comparison(batch["x"], decode(now, indices, key)) | {
+        shown = draw.comparison(batch["x"], decode(now, indices, key)) | {
             "codes": as_map(indices[:16]), "code_use": jax.vmap(counts)(indices).sum((0, 1)).astype(jnp.float32)}
+        if model.positions and model.decoder == "factorised":
+            shown |= draw.code_lines(lambda lines: decode(now, lines), indices[0], codes)
+        return shown
 
     def as_map(indices):
         """[n rows columns] of a map's first codes, or one row."""

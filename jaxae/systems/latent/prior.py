@@ -36,7 +36,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     case = named.Case(model, shape, classes, axis_name, jnp.dtype(config.dtype))
     prior, bound = kind.build(case), kind.bound and kind.bound(case)
     scaled = not discrete and prior.fit is None
-    codes, dims = (math.prod(shape) if discrete else 0), math.prod(shape)
+    prefix = model.prefix if model.given else 0  # rows that are no part of the density
+    codes, dims = (math.prod(shape[1:]) * (shape[0] - prefix) if discrete else 0), math.prod(shape)
 
     def label_of(batch):
         return batch["label"] if classes else None
@@ -70,11 +71,15 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
             metrics["bits_per_code"] = value / (math.log(2.0) * codes)
         return Objective(value, metrics, extra)
 
-    def sample(now, key, n: int, label=None):
-        z = prior.sample(now.params, key, n, label, **named.sampling(kind, model))
+    def sample(now, key, n: int, label=None, given=None):
+        begun = {} if given is None else dict(given=given)
+        z = prior.sample(now.params, key, n, label, **named.sampling(kind, model), **begun)
         return now.extra[0] + jnp.exp(now.extra[1]) * z if scaled else z
 
     def figures(state, batch, key):
+        if prefix:  # what is given and drawn beside what the data have for it
+            now, z = variables(state), batch["x"][:64]
+            return {"samples": sample(now, key, len(z), given=z[:, :prefix]), "reconstructions": z}
         count = 10 * classes if classes else 64  # ten of each class, or a square
         label = jnp.arange(count) % classes if classes else None
         return {"samples": sample(variables(state), key, count, label)}

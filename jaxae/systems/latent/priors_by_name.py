@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from jaxae import priors
 from jaxae.priors import Prior
+from jaxae.systems.latent import token_priors
 
 
 def defaults() -> dict[str, Any]:
@@ -16,19 +17,30 @@ def defaults() -> dict[str, Any]:
 
     `prior`: 'auto' takes 'autoregressive' for codes and 'gaussian_mixture' for vectors.
 
-    For codes: 'autoregressive' (a gated PixelCNN), 'transformer', 'linear_transformer', 'axial', 'masked' (filled in by
-    `iterations`), 'coarse_to_fine' (labels of `clusters` of the codebook, then codes) and 'next_scale' (for those of
-    a multi-scale quantizer). For vectors: 'gaussian_mixture' and 'autoregressive' (mixtures of `components`), 'flow',
-    'diffusion' and 'flow_matching' (of vectors or maps, integrated in `steps`), 'masked_continuous' for rows of them.
+    For codes: 'autoregressive' (a gated PixelCNN), 'transformer', 'linear_transformer', 'axial', 'row' ('axial' without
+    what joins its rows), 'masked' (filled in by `iterations`), 'coarse_to_fine' (labels of `clusters` of the codebook,
+    then codes) and 'next_scale' (for those of a multi-scale quantizer). For vectors: 'gaussian_mixture' and
+    'autoregressive' (mixtures of `components`), 'flow', 'diffusion' and 'flow_matching' (of vectors or maps, integrated
+    in `steps`), 'masked_continuous' and 'causal_continuous' (of maps or rows of vectors, each token by `steps` of its
+    head; `token_priors` has their keys).
 
     `conditional` gives them classes, of which a share `label_dropout` is hidden in training; with that a `guidance`
     above 1 exaggerates what a class has of its own. `temperature` and `top_k` (0: all codes) are of sampling. Networks
-    have `layers` of `hidden` units and, transformers, `heads`. What the autoencoder and its data say is filled in:
-    `codes`, `classes`, `scales` and the `assignment` of codes to clusters.
+    have `layers` of `hidden` units and, transformers, `heads` and MLPs of `mlp_ratio` times as many units; 'axial' has
+    half as many pairs of blocks over what came before and `inner` blocks in the row (0: half as many), and trains on
+    `one_channel` of each map where it is asked to. What is ordered, such as grey levels, may have `output`
+    'logistic_mixture' of `components`, and in transformers `inputs` 'values', linear in them. What the autoencoder and
+    its data say is filled in: `codes`, `classes`, `scales`, the `prefix` of rows that tell a condition, and the
+    `assignment` of codes to clusters.
+
+    `given` leaves the density of the prefix out and asks for it in sampling: images given the codes of their semantic
+    maps, for the first of the transformers.
     """
-    return dict(prior="auto", conditional=False, hidden=64, layers=5, heads=4, dropout=0.0, embed=32, components=10,
-                covariance="full", clusters=16, label_dropout=0.1, guidance=1.0, temperature=1.0, top_k=0,
-                iterations=8, steps=50, codes=0, classes=0, scales=(), assignment=())
+    return token_priors.defaults() | dict(
+        prior="auto", conditional=False, hidden=64, layers=5, heads=4, dropout=0.0, embed=32, components=10,
+        covariance="full", clusters=16, label_dropout=0.1, guidance=1.0, temperature=1.0, top_k=0, iterations=8,
+        steps=50, mlp_ratio=4, inner=0, one_channel=False, output="softmax", inputs="codes", given=False, prefix=0,
+        codes=0, classes=0, scales=(), assignment=())
 
 
 class Case(NamedTuple):
@@ -45,20 +57,43 @@ class Case(NamedTuple):
         """Options that all transformers on codes have."""
         model = self.model
         return dict(num_classes=self.classes, width=model.hidden, layers=model.layers, heads=model.heads,
-                    dropout=model.dropout, label_dropout=model.label_dropout if self.classes else 0.0,
-                    axis_name=self.axis_name, dtype=self.dtype)
+                    mlp_ratio=model.mlp_ratio, dropout=model.dropout, axis_name=self.axis_name, dtype=self.dtype,
+                    label_dropout=model.label_dropout if self.classes else 0.0)
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """Options of what says which value a code may have."""
+        return dict(output=self.model.output, components=self.model.components)
 
 
 def _pixelcnn(case):
     model = case.model
     return priors.autoregressive(case.shape, model.codes, case.classes, hidden=model.hidden, layers=model.layers,
-                                 embed=model.embed, dropout=model.dropout, axis_name=case.axis_name, dtype=case.dtype)
+                                 embed=model.embed, dropout=model.dropout, axis_name=case.axis_name, dtype=case.dtype,
+                                 **case.head)
+
+
+def _transformer(attention):
+    def build(case):
+        model = case.model
+        return priors.transformer(case.shape, model.codes, attention=attention, inputs=model.inputs,
+                                  prefix=model.prefix if model.given else 0, **case.transformer, **case.head)
+    return build
 
 
 def _axial(case):
-    rest = {key: value for key, value in case.transformer.items() if key != "layers"}
     half = max(1, case.model.layers // 2)
-    return priors.axial(case.shape, case.model.codes, outer=half, inner=half, encoder=half, **rest)
+    return priors.axial(case.shape, case.model.codes, outer=half, inner=case.model.inner or half, encoder=half,
+                        one_channel=case.model.one_channel, **_no_layers(case), **case.head)
+
+
+def _row(case):
+    return priors.axial(case.shape, case.model.codes, outer=0, inner=case.model.inner or case.model.layers,
+                        encoder=max(1, case.model.layers // 2), **_no_layers(case), **case.head)
+
+
+def _no_layers(case):
+    return {key: value for key, value in case.transformer.items() if key != "layers"}
 
 
 def _coarse_to_fine(case):
@@ -82,13 +117,6 @@ def _denoising(kind):
     return build
 
 
-def _masked_continuous(case):
-    model = case.model
-    return priors.masked_continuous(case.shape, case.classes, width=model.hidden, depth=model.layers,
-                                    heads=model.heads, label_dropout=model.label_dropout, axis_name=case.axis_name,
-                                    dtype=case.dtype)
-
-
 class Kind(NamedTuple):
     """A prior by name."""
 
@@ -97,16 +125,17 @@ class Kind(NamedTuple):
     options: tuple[str, ...] = ()  # keys of `config.model` that its `sample` takes
     classes: bool = True
     bound: Callable[[Case], Prior] | None = None  # whose `loss` is an upper bound on -log p(z), nats per example
+    begins: bool = False  # whether its `sample` takes the rows `given` that samples begin with
+    prefix: bool = False  # whether it can be one of the rest given the first rows
 
 
 GUIDED = ("guidance", "temperature", "top_k")
 CODES = {
-    "autoregressive": Kind((1, 2), _pixelcnn, ("temperature",)),
-    "transformer": Kind((1, 2, 3), lambda case: priors.transformer(
-        case.shape, case.model.codes, **case.transformer), GUIDED),
-    "linear_transformer": Kind((1, 2, 3), lambda case: priors.transformer(
-        case.shape, case.model.codes, attention="linear", **case.transformer), GUIDED),
-    "axial": Kind((2, 3), _axial, GUIDED),
+    "autoregressive": Kind((1, 2), _pixelcnn, ("temperature",), begins=True),
+    "transformer": Kind((1, 2, 3), _transformer("softmax"), GUIDED, begins=True, prefix=True),
+    "linear_transformer": Kind((1, 2, 3), _transformer("linear"), GUIDED, begins=True, prefix=True),
+    "axial": Kind((2, 3), _axial, GUIDED, begins=True),
+    "row": Kind((2, 3), _row, GUIDED, begins=True),
     "masked": Kind((1, 2, 3), lambda case: priors.masked(case.shape, case.model.codes, **case.transformer),
                    ("guidance", "temperature", "iterations"), True,
                    lambda case: priors.masked(case.shape, case.model.codes, schedule="uniform",
@@ -122,7 +151,8 @@ VECTORS = {
         case.shape[0], case.model.components, (case.model.hidden,) * 2, case.classes)),
     "diffusion": Kind((1, 3), _denoising("ddpm"), ("guidance", "temperature", "steps")),
     "flow_matching": Kind((1, 3), _denoising("flow_matching"), ("guidance", "temperature", "steps")),
-    "masked_continuous": Kind((2,), _masked_continuous, ("guidance", "temperature", "steps")),
+    "masked_continuous": Kind((2, 3), token_priors.masked, ("guidance", "temperature", "steps", "iterations")),
+    "causal_continuous": Kind((2, 3), token_priors.causal, ("guidance", "temperature", "steps")),
 }
 
 
@@ -146,6 +176,9 @@ def kind_of(model, shape: tuple[int, ...], discrete: bool) -> Kind:
         fitting = [other for other, row in table.items() if len(shape) in row.axes]
         raise ValueError(f"model.prior={name!r} does not model latents [n {' '.join(map(str, shape))}]; of these do "
                          f"{', '.join(fitting) or 'none'}")
+    if model.given and not (model.prefix and kind.prefix):
+        raise ValueError("model.given=True is for a prior 'transformer' or 'linear_transformer' on latents that begin "
+                         "with a condition: train an autoencoder by configs/semantic_vq.py")
     if model.conditional and not kind.classes:
         raise ValueError(f"model.prior={name!r} has no classes: set model.conditional=False")
     if name == "coarse_to_fine" and not model.assignment:
