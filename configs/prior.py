@@ -9,6 +9,9 @@ Variants for codes: `transformer` (causal, with a cache), `linear` (Katharopoulo
 `axial` (Ho et al. 2019, arXiv 1912.12180), `masked` (MaskGIT, Chang et al. 2022, arXiv 2202.04200), `coarse` (Guo et
 al. 2025, arXiv 2503.16194), `next_scale` (Tian et al. 2024, arXiv 2404.02905; for configs/vq.py:multi_scale).
 
+`llama` after `transformer` or `coarse` takes rotary positions and gated MLPs; `paper_coarse` is Guo et al.'s smallest
+scale, for a run with 16,384 codes.
+
 `semantic` (for configs/semantic_vq.py) is a transformer over the codes of an image given those of its semantic map
 (Alaniz et al. 2022, arXiv 2209.02536), which also draws from the 100 likeliest codes; `paper_semantic` at that scale.
 `transformer,conditional` is also what experiments/separate.py separates mixtures by (Postolache et al. 2023, arXiv
@@ -54,6 +57,17 @@ def get_config(arg: str = ""):
     def semantic(c):
         transformer("transformer", given=True, top_k=100, hidden=64, dropout=0.0)(c)
         c.update(dict(batch_size=32, steps=500))
+
+    def llama(c):
+        c.model.style = "llama"
+
+    def paper_coarse(c):
+        # LlamaGen-B's blocks in both stages, of its tokenizer (16,384 codes, 16x16 or 24x24) in 512 clusters.
+        transformer("coarse_to_fine", style="llama", conditional=True, clusters=512, hidden=768, layers=12, heads=12)(c)
+        c.optim.update(dict(name="adamw", learning_rate=1e-4, schedule="constant", warmup_steps=0, b2=0.95,
+                            weight_decay=0.05, clip=1.0))
+        c.update(dict(steps=1_500_000, batch_size=256, dtype="bfloat16", log_every=100, eval_every=25_000,
+                      figures_every=25_000, checkpoint_every=5000))
 
     def paper_semantic(c):
         # 24 layers of 16 heads and width 1,024, as in VQGAN's transformers; the paper's own sizes are not certain.
@@ -122,4 +136,5 @@ def get_config(arg: str = ""):
         mar=tokens("masked_continuous", "random"), causal_continuous=tokens("causal_continuous", "raster"),
         paper_mar=paper_mar(768, 24, 12, (1024, 6), 2.9), paper_mar_large=paper_mar(1024, 32, 16, (1280, 8), 3.0),
         paper_mar_huge=paper_mar(1280, 40, 16, (1536, 12), 3.2),
-        paper_semantic=paper_semantic, paper_separation=paper_separation, tiny=tiny))
+        llama=llama, paper_coarse=paper_coarse, paper_semantic=paper_semantic, paper_separation=paper_separation,
+        tiny=tiny))

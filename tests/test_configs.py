@@ -106,7 +106,7 @@ def test_prior_on_the_latents_of_a_run(name, arg, autoencoder, tmp_path):
 
 @pytest.mark.parametrize("name, variant, arg", [
     ("vq", "", "transformer,conditional"), ("vq", "", "linear"), ("vq", "", "axial"), ("vq", "", "masked,conditional"),
-    ("vq", "", "coarse"), ("semantic_vq", "", "semantic"), ("vq", "product", "transformer"),
+    ("vq", "", "coarse,llama"), ("semantic_vq", "", "semantic"), ("vq", "product", "transformer"),
     ("global_codes", "", "transformer"),
     ("vq", "multi_scale", "next_scale,conditional"),
     ("vae", "", "flow"), ("vae", "", "autoregressive,conditional"), ("vae", "", "diffusion,conditional"),
@@ -146,6 +146,19 @@ def test_paper_scale_mar_has_the_papers_number_of_parameters(arg, millions):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(millions, rel=0.005)
     assert params["head"]["out"]["kernel"].shape == (config.model.head_hidden, 2 * 16)  # noise and its variance
     assert params["trunk"]["position"].shape == (64 + 256, config.model.hidden)
+
+
+def test_paper_scale_coarse_to_fine_has_two_networks_of_llamagen_b():
+    """Of 111 million parameters 85 are blocks; the rest depends on the codes that are embedded and predicted."""
+    config = get_config("prior", "paper_coarse")
+    check(config)
+    config.model.update(dict(codes=16384, classes=1000, assignment=tuple(i % 512 for i in range(16384))))
+    batch = {"x": jax.ShapeDtypeStruct((256, 16, 16), jnp.int32), "label": jax.ShapeDtypeStruct((256,), int)}
+    params = jax.eval_shape(systems.build(config, batch).init, jax.random.key(0), batch).params
+    blocks = 12 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768) + 768  # attention, gated MLP, norms
+    for stage, known, predicted in (("coarse", 512, 512), ("fine", 512, 16384)):
+        size = sum(leaf.size for leaf in jax.tree.leaves(params[stage]))
+        assert size == blocks + (known + 1001 + predicted) * 768, stage
 
 
 def test_paper_scale_vq_vae_has_the_papers_shapes():

@@ -11,6 +11,7 @@ import scipy.stats
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxae.nn.rotary import rotary_angles, rotate_pairs
 from jaxae.nn.transformer import Positions, Transformer
 from jaxae.priors.transformer import CausalTransformer, transformer
 
@@ -256,3 +257,55 @@ def test_what_cannot_be_modelled_or_sampled_is_refused():
         jax.eval_shape(net.init, key, jnp.zeros((1, 3, 8)), net.start(1))
     with pytest.raises(ValueError, match="4 tokens for 3 positions"):
         jax.eval_shape(Transformer(2, (3,), **TINY).init, key, jnp.zeros((1, 4, 8)))
+
+
+# ---------------------------------------------------------------- llama
+
+def test_rotated_products_depend_on_differences_of_places_alone():
+    angles = rotary_angles((4, 5), 8)
+    q, k = jax.random.normal(jax.random.key(0), (2, 8))
+    turned = [np.asarray(jax.jit(rotate_pairs)(jnp.broadcast_to(v, (1, 20, 1, 8)), angles))[0, :, 0].reshape(4, 5, 8)
+              for v in (q, k)]
+    products = np.einsum("ije,kle->ijkl", *turned)
+    for di, dj in np.ndindex(3, 4):
+        same = [products[i, j, i + di, j + dj] for i in range(4 - di) for j in range(5 - dj)]
+        np.testing.assert_allclose(same, same[0], atol=1e-5)
+    assert abs(products[0, 0, 1, 0] - products[0, 0, 0, 1]) > 1e-3  # each axis has channels of its own
+    np.testing.assert_allclose((turned[0]**2).sum(-1), (q**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(turned[1][0, 0], k, atol=1e-6)
+
+
+def test_rotation_is_that_of_complex_numbers():
+    x = np.asarray(jax.random.normal(jax.random.key(0), (1, 6, 2, 4)))
+    found = np.asarray(jax.jit(rotate_pairs)(x, rotary_angles((6,), 4)))
+    turned = (x[..., :2] + 1j * x[..., 2:]) * np.exp(1j * np.outer(np.arange(6), [1.0, 0.01]))[:, None]
+    np.testing.assert_allclose(found, np.concatenate([turned.real, turned.imag], -1), atol=1e-5)
+
+
+def test_llama_sums_to_one_over_all_maps_and_caches_what_it_computes():
+    prior = transformer((2, 2), 3, width=8, layers=2, heads=2, style="llama")
+    codes = jnp.asarray(list(itertools.product(range(3), repeat=4)), jnp.int32).reshape(-1, 2, 2)
+    params = prior.init(jax.random.key(0), codes)
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
+    np.testing.assert_allclose(np.exp(jax.jit(prior.log_prob)(params, codes)).sum(), 1.0, atol=1e-5)
+    one, anew = (prior.sample(params, jax.random.key(2), 50, cache=cache) for cache in (True, False))
+    np.testing.assert_array_equal(one, anew)
+    assert not any("bias" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+
+
+def test_llama_has_the_parameters_of_llamagen():
+    """LlamaGen-B: 16,384 codes of 1,000 classes, 12 layers of width 768: 111 million."""
+    prior = transformer((16, 16), 16384, 1000, width=768, layers=12, heads=12, style="llama")
+    params = jax.eval_shape(prior.init, jax.random.key(0), jnp.zeros((1, 16, 16), jnp.int32), jnp.zeros(1, jnp.int32))
+    assert abs(sum(leaf.size for leaf in jax.tree.leaves(params)) / 111e6 - 1) < 5e-3
+
+
+def test_llama_wants_softmax_attention_and_widths_that_its_axes_share():
+    codes = jnp.zeros((1, 2, 2), jnp.int32)
+    with pytest.raises(ValueError, match="softmax attention"):
+        transformer((2, 2), 3, width=8, layers=1, heads=2, attention="linear", style="llama").init(
+            jax.random.key(0), codes)
+    with pytest.raises(ValueError, match="multiple of 4 channels in each head"):
+        transformer((2, 2), 3, width=12, layers=1, heads=2, style="llama").init(jax.random.key(0), codes)
+    with pytest.raises(ValueError, match="one of gpt, llama"):
+        transformer((2, 2), 3, width=8, layers=1, heads=2, style="bert").init(jax.random.key(0), codes)

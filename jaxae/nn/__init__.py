@@ -6,7 +6,7 @@ platform and give the same numbers on each; as pure functions they are `jaxae.nn
 `conv_transpose`. None of these bodies knows a loss or a latent: systems put them around a bottleneck.
 """
 
-from jaxae.nn.attention import CrossAttention, SelfAttention, TransformerBlock
+from jaxae.nn.attention import CrossAttention, GatedMLP, SelfAttention, TransformerBlock
 from jaxae.nn.attentive_pool import MultiheadPool, multihead_pool
 from jaxae.nn.classifier import ConvClassifier
 from jaxae.nn.conv import Conv, ConvTranspose
@@ -29,6 +29,7 @@ from jaxae.nn.resnet import (
     check_divisible,
 )
 from jaxae.nn.resnet_v2 import PreActivationBlock, PreActivationUpBlock, ResNetV2Decoder, ResNetV2Encoder
+from jaxae.nn.rotary import rotary_angles, rotate_pairs
 from jaxae.nn.seq2seq import Seq2Seq
 from jaxae.nn.strided import StridedDecoder, StridedEncoder
 from jaxae.nn.style import InstanceNormEncoder, StyleBlock, StyleDecoder
@@ -36,11 +37,11 @@ from jaxae.nn.unet import UNet
 
 __all__ = [
     "BrenierMap", "Conv", "ConvClassifier", "ConvDecoder", "ConvEncoder", "ConvTranspose", "CouplingFlow",
-    "CrossAttention", "Flow", "IAF", "ICNN", "ImageDecoder", "ImageEncoder", "InstanceNormEncoder",
+    "CrossAttention", "Flow", "GatedMLP", "IAF", "ICNN", "ImageDecoder", "ImageEncoder", "InstanceNormEncoder",
     "InverseLipschitzDecoder", "LSTMDecoder", "LSTMEncoder", "MADE", "MLP", "MNISTConvDecoder", "MNISTConvEncoder",
     "MultiheadPool", "PatchGAN", "PixelCNN", "PlanarFlow", "PooledDecoder", "PooledEncoder", "PreActivationBlock",
     "PreActivationUpBlock", "ResNetV2Decoder", "ResNetV2Encoder", "ResidualBlock", "ResidualStack", "SelfAttention",
     "Seq2Seq", "StridedDecoder", "StridedEncoder", "StyleBlock", "StyleDecoder", "TransformerBlock", "UNet",
-    "beam_search", "check_divisible", "dropout", "multihead_pool", "roll_out", "sequence_mask", "shifted",
-    "smallest_singular_value",
+    "beam_search", "check_divisible", "dropout", "multihead_pool", "roll_out", "rotary_angles", "rotate_pairs",
+    "sequence_mask", "shifted", "smallest_singular_value",
 ]

@@ -18,6 +18,7 @@ from jaxae.nn.linear_attention import (
     linear_attention_step,
 )
 from jaxae.nn.mlp import MLP
+from jaxae.nn.rotary import rotate_pairs
 
 KINDS = ("softmax", "linear")
 
@@ -53,7 +54,7 @@ class SelfAttention(nn.Module):
     `y_t = W_o concat_h sum_u softmax_u(q_th . k_uh / sqrt(d / heads)) v_uh`, with u <= t where causal. The softmax
     is float32 whatever the dtype. With a cache, x continues the sequences that the cache holds, and the new cache is
     returned beside y: what the whole sequence gives at these positions, without its cost. Keys that are not `seen`
-    have no weight; at least one of a sequence must be.
+    have no weight; at least one of a sequence must be. With `angles` of these positions q and k are rotated first.
 
     Attributes:
       heads: number of heads; d must be a multiple.
@@ -61,6 +62,7 @@ class SelfAttention(nn.Module):
       dtype: of the computation; None keeps the input's. Parameters are float32: `qkv` with kernel `[d 3 heads d/heads]`
         and `out` with kernel `[heads d/heads d]`.
       kind: 'softmax', or 'linear' for `linear_attention` of the same projections.
+      bias: whether the projections have one.
 
     Raises:
       ValueError: d is not a multiple of heads, the kind is unknown, a cache is given to attention that is not
@@ -73,10 +75,11 @@ class SelfAttention(nn.Module):
     causal: bool = False
     dtype: Dtype | None = None
     kind: str = "softmax"
+    bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t d"], cache: PyTree = None,
-                 seen: Bool[Array, "b t"] | None = None) -> Float[Array, "b t d"] | tuple:
+    def __call__(self, x: Float[Array, "b t d"], cache: PyTree = None, seen: Bool[Array, "b t"] | None = None,
+                 angles: Float[Array, "t p"] | None = None) -> Float[Array, "b t d"] | tuple:
         d = x.shape[-1]
         _check_heads("SelfAttention", d, self.heads)
         if self.kind not in KINDS:
@@ -85,10 +88,12 @@ class SelfAttention(nn.Module):
             raise ValueError("SelfAttention: a cache holds the past of causal attention: set causal=True.")
         if seen is not None and (self.causal or self.kind == "linear"):
             raise ValueError("SelfAttention: only full softmax attention can leave out keys that are not seen.")
-        qkv = nn.DenseGeneral((3, self.heads, d // self.heads), dtype=self.dtype, name="qkv")(x)
+        qkv = nn.DenseGeneral((3, self.heads, d // self.heads), use_bias=self.bias, dtype=self.dtype, name="qkv")(x)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [b t h e]
+        if angles is not None:
+            q, k = rotate_pairs(q, angles), rotate_pairs(k, angles)
         y, cache = self._linear(q, k, v, cache) if self.kind == "linear" else self._softmax(q, k, v, cache, seen)
-        y = nn.DenseGeneral(d, axis=(-2, -1), dtype=self.dtype, name="out")(y)
+        y = nn.DenseGeneral(d, axis=(-2, -1), use_bias=self.bias, dtype=self.dtype, name="out")(y)
         return y if cache is None else (y, cache)
 
     def _softmax(self, q, k, v, cache, seen):
@@ -161,6 +166,9 @@ class TransformerBlock(nn.Module):
     `x <- x + mlp(norm(x))` with `activation` in a hidden layer of `mlp_ratio * d`. With a cache the block continues its
     sequences and returns the new cache too; tokens that are not `seen` `[b t]` are no keys: both as in `SelfAttention`.
 
+    The style 'llama' has root-mean-square norms, no biases, and in the MLP's place down(silu(gate x) * up x) with 2/3
+    of the hidden units, rounded up to a multiple of 256 from 256 on; it takes `angles`, rotary positions.
+
     Attributes:
       heads: number of heads; d must be a multiple.
       mlp_ratio: width of the hidden layer over d.
@@ -170,8 +178,13 @@ class TransformerBlock(nn.Module):
       dropout: rate on what attention and MLP add; needs an rng named `dropout`.
       axis_name: mapped axis over which the batch is spread (dropout noise is that of the global batch).
       activation: of the MLP.
+      style: 'gpt' or 'llama'.
 
-    Reference: Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv:2002.04745.
+    Raises:
+      ValueError: for a style that does not exist.
+
+    Reference: Touvron et al. 2023, LLaMA, arXiv:2302.13971, for that style; Xiong et al. 2020, On Layer
+    Normalization in the Transformer Architecture, arXiv:2002.04745.
     """
 
     heads: int
@@ -182,25 +195,67 @@ class TransformerBlock(nn.Module):
     dropout: float = 0.0
     axis_name: str | None = None
     activation: Callable[[Array], Array] = nn.gelu
+    style: str = "gpt"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], cache: PyTree = None, seen: Bool[Array, "b t"] | None = None, *,
-                 memory: Float[Array, "b m e"] | None = None,
+                 memory: Float[Array, "b m e"] | None = None, angles: Float[Array, "t p"] | None = None,
                  deterministic: bool = True) -> Float[Array, "b t d"] | tuple:
         def drop(y):
             if deterministic or not self.dropout:
                 return y
             return dropout(y, self.dropout, self.make_rng("dropout"), self.axis_name)
 
-        d = x.shape[-1]
-        y = nn.LayerNorm(dtype=self.dtype, name="norm0")(x)
-        y = SelfAttention(self.heads, self.causal, self.dtype, self.kind, name="attention")(y, cache, seen)
+        d, gpt, norm = x.shape[-1], self.style == "gpt", block_norm(self.style)
+        y = norm(dtype=self.dtype, name="norm0")(x)
+        y = SelfAttention(self.heads, self.causal, self.dtype, self.kind, gpt, name="attention")(y, cache, seen, angles)
         if cache is not None:
             y, cache = y
         x = x + drop(y)
         if memory is not None:
-            y = nn.LayerNorm(dtype=self.dtype, name="cross_norm")(x)
+            y = norm(dtype=self.dtype, name="cross_norm")(x)
             x = x + drop(CrossAttention(self.heads, self.dtype, name="cross")(y, memory))
-        y = nn.LayerNorm(dtype=self.dtype, name="norm1")(x)
-        x = x + drop(MLP((int(self.mlp_ratio * d), d), self.activation, self.dtype, name="mlp")(y))
+        y, hidden = norm(dtype=self.dtype, name="norm1")(x), int(self.mlp_ratio * d)
+        mlp = MLP((hidden, d), self.activation, self.dtype, name="mlp") if gpt else GatedMLP(
+            _gated_width(hidden), self.dtype, name="mlp")
+        x = x + drop(mlp(y))
         return x if cache is None else (x, cache)
+
+
+class GatedMLP(nn.Module):
+    """down(silu(gate x) * up x) without biases: `[... d] -> [... d]`.
+
+    Attributes:
+      hidden: units.
+      dtype: of the computation; None keeps the input's. Parameters are float32.
+
+    Reference: Shazeer 2020, GLU Variants Improve Transformer, arXiv:2002.05202.
+    """
+
+    hidden: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        def dense(width, name):
+            return nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)
+
+        return dense(x.shape[-1], "down")(nn.silu(dense(self.hidden, "gate")(x)) * dense(self.hidden, "up")(x))
+
+
+def block_norm(style: str) -> type[nn.Module]:
+    """The normalisation of a style of blocks.
+
+    Raises:
+      ValueError: for a style that does not exist.
+    """
+    norms = {"gpt": nn.LayerNorm, "llama": nn.RMSNorm}
+    if style not in norms:
+        raise ValueError(f"style={style!r} of a transformer must be one of {', '.join(norms)}")
+    return norms[style]
+
+
+def _gated_width(hidden: int) -> int:
+    """2/3 of the units, as three matrices are as large then as two; from 256 on a multiple of 256."""
+    hidden = max(1, 2 * hidden // 3)
+    return hidden if hidden < 256 else -(-hidden // 256) * 256

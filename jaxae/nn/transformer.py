@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxae.nn.attention import TransformerBlock, empty_cache
+from jaxae.nn.attention import TransformerBlock, block_norm, empty_cache
+from jaxae.nn.rotary import rotary_angles
 
 
 class Cache(NamedTuple):
@@ -72,6 +73,8 @@ class Transformer(nn.Module):
       axis_name: mapped axis over which the batch is spread (dropout noise is that of the global batch).
       dtype: computation; parameters and the output are float32.
       activation: of the MLPs.
+      style: 'gpt', or 'llama': rotary positions over all axes in place of learned ones, and the blocks of
+        `TransformerBlock` that go with them; only with softmax attention.
 
     Reference: Vaswani et al., 'Attention is all you need', 2017, arXiv 1706.03762; the recurrent form of linear
     attention: Katharopoulos, Vyas, Pappas, Fleuret, 2020, arXiv 2006.16236.
@@ -98,6 +101,7 @@ class Transformer(nn.Module):
     axis_name: str | None = None
     dtype: Any = jnp.float32
     activation: Callable[[Array], Array] = nn.gelu
+    style: str = "gpt"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], cache: Cache | None = None, *,
@@ -114,26 +118,33 @@ class Transformer(nn.Module):
           float32 logits, and with a cache the new cache: `(logits, cache)`.
 
         Raises:
-          ValueError: without a cache, for another number of tokens than positions.
+          ValueError: without a cache, for another number of tokens than positions; for a style that does not exist or
+            does not go with the attention.
         """
-        t, length = x.shape[1], math.prod(self.shape)
-        positions = Positions(tuple(self.shape), self.width, self.factored, name="positions")()
+        t, length, norm, rotary = x.shape[1], math.prod(self.shape), block_norm(self.style), self.style == "llama"
+        if rotary and self.attention != "softmax":
+            raise ValueError("Transformer: rotary positions (style='llama') are for softmax attention.")
+        if rotary:
+            positions = jnp.asarray(rotary_angles(tuple(self.shape), self.width // self.heads))
+        else:
+            positions = Positions(tuple(self.shape), self.width, self.factored, name="positions")()
         if cache is not None:
             positions = lax.dynamic_slice_in_dim(positions, cache.position, t)
         elif t != length:
             raise ValueError(f"Transformer: {t} tokens for {length} positions of shape {tuple(self.shape)}: they must "
                              "agree, unless a cache is given")
-        x = (x + positions).astype(self.dtype)
+        x = (x if rotary else x + positions).astype(self.dtype)
         states = []
         for i in range(self.layers):
             block = TransformerBlock(self.heads, self.mlp_ratio, self.causal, self.dtype, self.attention, self.dropout,
-                                     self.axis_name, self.activation, name=f"block{i}")
-            x = block(x, None if cache is None else cache.layers[i], seen, memory=memory, deterministic=deterministic)
+                                     self.axis_name, self.activation, self.style, name=f"block{i}")
+            x = block(x, None if cache is None else cache.layers[i], seen, memory=memory,
+                      angles=positions if rotary else None, deterministic=deterministic)
             if cache is not None:
                 x, state = x
                 states.append(state)
-        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
-        logits = nn.Dense(self.out, dtype=jnp.float32, name="logits")(x.astype(jnp.float32))
+        x = norm(dtype=self.dtype, name="norm")(x)
+        logits = nn.Dense(self.out, use_bias=not rotary, dtype=jnp.float32, name="logits")(x.astype(jnp.float32))
         return logits if cache is None else (logits, Cache(cache.position + t, tuple(states)))
 
     @nn.nowrap

@@ -122,6 +122,7 @@ def coarse_to_fine(
     label_dropout: float = 0.0,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
+    style: str = "gpt",
 ) -> CoarseToFine:
     """Prior on integer codes through labels c_t = assignment[z_t]: an autoregressive and a parallel stage.
 
@@ -148,6 +149,7 @@ def coarse_to_fine(
         key; what guidance needs.
       axis_name: mapped axis over which the batch is spread, for the noise of both dropouts.
       dtype: computation of the networks; logits are float32.
+      style: of both networks, 'gpt', or 'llama' as in the paper; see `jaxae.nn.transformer.Transformer`.
 
     Returns:
       A `CoarseToFine`, which is a `Prior` and has `nats`. `log_prob` is in nats per map, NaN where a code or label is
@@ -176,9 +178,9 @@ def coarse_to_fine(
     shape = check_shape("coarse_to_fine", shape, (1, 2, 3), num_codes, num_classes, label_dropout)
     clusters, length = sizes.size, math.prod(shape)
     first = transformer(shape, clusters, num_classes, width, layers, heads, mlp_ratio, "softmax", factored, dropout,
-                        label_dropout, axis_name, dtype)
+                        label_dropout, axis_name, dtype, style=style)
     body = Transformer(num_codes, shape, width, fine_layers, heads, mlp_ratio, False, "softmax", factored, dropout,
-                       axis_name, dtype)
+                       axis_name, dtype, style=style)
     second = BidirectionalTransformer(clusters, num_classes, body)
 
     def coarse_of(codes):

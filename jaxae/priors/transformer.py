@@ -87,6 +87,7 @@ def transformer(
     components: int = 10,
     inputs: str = "codes",
     prefix: int = 0,
+    style: str = "gpt",
 ) -> Prior:
     """Prior on integer codes by a causal transformer: one categorical for each code given those before it.
 
@@ -116,6 +117,7 @@ def transformer(
       inputs: 'codes' to embed each code, 'values' for embeddings that are linear in the value.
       prefix: rows at the front that are always given, such as the codes of a semantic map: `log_prob` is that of the
         rows after them, log p(z_after | z_before), and `sample` needs them as `given`.
+      style: of the network, 'gpt' or 'llama'; see `jaxae.nn.transformer.Transformer`.
 
     Returns:
       A `Prior`. `log_prob(params, latents, label=None, key=None)` gives float32 `[n]`, nats per map (NaN where a code
@@ -143,7 +145,7 @@ def transformer(
         raise ValueError(f"prefix={prefix} must leave at least one row of a map of shape {shape} to model.")
     length, head = math.prod(shape), output_of(output, num_codes, components)
     body = Transformer(head.size, shape, width, layers, heads, mlp_ratio, True, attention, factored, dropout, axis_name,
-                       dtype)
+                       dtype, style=style)
     net = CausalTransformer(num_codes, num_classes, body, inputs)
 
     def init(key: Array, latents: Int[Array, "n ..."], label: Int[Array, " n"] | None = None) -> PyTree:

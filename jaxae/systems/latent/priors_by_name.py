@@ -29,7 +29,8 @@ def defaults() -> dict[str, Any]:
     have `layers` of `hidden` units and, transformers, `heads` and MLPs of `mlp_ratio` times as many units; 'axial' has
     half as many pairs of blocks over what came before and `inner` blocks in the row (0: half as many), and trains on
     `one_channel` of each map where it is asked to. What is ordered, such as grey levels, may have `output`
-    'logistic_mixture' of `components`, and in transformers `inputs` 'values', linear in them. What the autoencoder and
+    'logistic_mixture' of `components`, and in transformers `inputs` 'values', linear in them. The `style` of
+    'transformer' and 'coarse_to_fine' may be 'llama' (rotary positions, gated MLPs). What the autoencoder and
     its data say is filled in: `codes`, `classes`, `scales`, the `prefix` of rows that tell a condition, and the
     `assignment` of codes to clusters.
 
@@ -40,7 +41,7 @@ def defaults() -> dict[str, Any]:
         prior="auto", conditional=False, hidden=64, layers=5, heads=4, dropout=0.0, embed=32, components=10,
         covariance="full", clusters=16, label_dropout=0.1, guidance=1.0, temperature=1.0, top_k=0, iterations=8,
         steps=50, mlp_ratio=4, inner=0, one_channel=False, output="softmax", inputs="codes", given=False, prefix=0,
-        codes=0, classes=0, scales=(), assignment=())
+        style="gpt", codes=0, classes=0, scales=(), assignment=())
 
 
 class Case(NamedTuple):
@@ -76,7 +77,7 @@ def _pixelcnn(case):
 def _transformer(attention):
     def build(case):
         model = case.model
-        return priors.transformer(case.shape, model.codes, attention=attention, inputs=model.inputs,
+        return priors.transformer(case.shape, model.codes, attention=attention, inputs=model.inputs, style=model.style,
                                   prefix=model.prefix if model.given else 0, **case.transformer, **case.head)
     return build
 
@@ -98,7 +99,7 @@ def _no_layers(case):
 
 def _coarse_to_fine(case):
     return priors.coarse_to_fine(case.shape, jnp.asarray(case.model.assignment, jnp.int32),
-                                 fine_layers=case.model.layers, **case.transformer)
+                                 fine_layers=case.model.layers, style=case.model.style, **case.transformer)
 
 
 def _next_scale(case):
@@ -179,6 +180,9 @@ def kind_of(model, shape: tuple[int, ...], discrete: bool) -> Kind:
     if model.given and not (model.prefix and kind.prefix):
         raise ValueError("model.given=True is for a prior 'transformer' or 'linear_transformer' on latents that begin "
                          "with a condition: train an autoencoder by configs/semantic_vq.py")
+    if model.style != "gpt" and name not in ("transformer", "coarse_to_fine"):
+        raise ValueError(f"model.style={model.style!r} is for the priors 'transformer' and 'coarse_to_fine', not for "
+                         f"{name!r}")
     if model.conditional and not kind.classes:
         raise ValueError(f"model.prior={name!r} has no classes: set model.conditional=False")
     if name == "coarse_to_fine" and not model.assignment:
