@@ -71,7 +71,7 @@ def get_config(arg: str = ""):
     quantizers = dict(
         gradient=quantizer("vector", codebook="gradient"), cosine=quantizer("vector", distance="cosine"),
         stochastic=quantizer("vector", temperature=0.1), gumbel=quantizer("gumbel"), simvq=quantizer("simvq"),
-        fsq=quantizer("finite_scalar", levels=(8, 6, 5)), lfq=quantizer("lookup_free", width=8),
+        fsq=quantizer("finite_scalar", levels=(8, 6, 5)), lfq=quantizer("lookup_free", width=8, entropy_weight=0.01),
         bsq=quantizer("binary_spherical", width=8), latent=quantizer("latent", codes=4, width=4, beta=0.01),
         product=quantizer("vector", heads=4), residual=quantizer("vector", depth=4, codes=64),
         grouped=quantizer("vector", depth=2, heads=2, codes=64),

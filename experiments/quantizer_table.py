@@ -33,7 +33,7 @@ MODELS = {"vq": dict(codes=1024, codebook="gradient"),
           "simvq": dict(quantizer="simvq", codes=1024),
           "gumbel": dict(quantizer="gumbel", codes=1024),
           "fsq": dict(quantizer="finite_scalar", levels=quantizers.FSQ_LEVELS[1024]),
-          "lfq": dict(quantizer="lookup_free", width=10),
+          "lfq": dict(quantizer="lookup_free", width=10, entropy_weight=0.01),
           "bsq": dict(quantizer="binary_spherical", width=10),
           "residual": dict(codes=32, depth=2, revive=0.01),
           "latent": dict(quantizer="latent", codes=4, width=5, beta=0.01)}
