@@ -87,7 +87,7 @@ def row(model: str, options, test: dict, features, logits, folder: Path) -> dict
             images = decode(sample(run.members()[0], jax.random.key(2), label=label))
             bits = {"bits": found.get("nll", found.get("nll_bound")) / math.log(2)} if codes else {}
             note(prior, images, accuracy=accuracy(logits, images, label), **bits)
-            np.save(folder / f"{model}-{prior}.npy", images[:10])
+            np.save(folder / f"{model}-{prior}.npy", np.uint8(np.round(255 * images[:10])))
     return numbers
 
 
@@ -124,7 +124,7 @@ def figure(rows, folder: Path, path: Path) -> None:
     _, axes = plt.subplots(len(pairs), figsize=(6.5, 0.55 * len(pairs)), squeeze=False)
     for ax, (model, prior) in zip(axes[:, 0], pairs, strict=True):
         images = np.load(folder / f"{model}-{prior}.npy")[..., 0]
-        ax.imshow(np.concatenate(list(images), 1), cmap="gray", vmin=0, vmax=1)
+        ax.imshow(np.concatenate(list(images), 1), cmap="gray", vmin=0, vmax=255)
         ax.set(xticks=[], yticks=[])
         ax.set_ylabel(f"{model}, {prior}", rotation=0, ha="right", va="center", fontsize=7)
     plt.tight_layout(h_pad=0.1)
