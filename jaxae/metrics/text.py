@@ -125,6 +125,14 @@ def ibleu_of(bleu: Float[Array, "*n"] | float, self_bleu: Float[Array, "*n"] | f
              ) -> Float[Array, "*n"] | float:
     """alpha BLEU - (1 - alpha) self-BLEU.
 
+    Args:
+      bleu: of the outputs against the references, 0 to 100, any shape.
+      self_bleu: of the outputs against the inputs, of the same shape.
+      alpha: weight of the former.
+
+    Returns:
+      The score, of their shape. See `ibleu` for its source.
+
     >>> round(ibleu_of(36.36, 35.37), 2)
     14.84
     """
