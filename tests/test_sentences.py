@@ -12,7 +12,8 @@ from jaxae import data, systems
 from jaxae.data import sentences as grammar
 from jaxae.metrics.tokens import exact_match, token_accuracy
 from jaxae.nn.icnn import InverseLipschitzDecoder, smallest_singular_value
-from jaxae.nn.lstm import LSTMDecoder, LSTMEncoder, beam_search, roll_out, shifted
+from jaxae.nn.lstm import LSTMDecoder, LSTMEncoder
+from jaxae.nn.sequences import beam_search, roll_out, shifted
 from jaxae.systems import networks
 from jaxae.systems.gaussian import vae
 from jaxae.systems.sentence_networks import sequence_log_prob

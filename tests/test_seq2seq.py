@@ -10,8 +10,8 @@ import pytest
 
 from jaxae.nn.attention import CrossAttention
 from jaxae.nn.attentive_pool import MultiheadPool, multihead_pool
-from jaxae.nn.lstm import beam_search, roll_out, shifted
 from jaxae.nn.seq2seq import Seq2Seq
+from jaxae.nn.sequences import beam_search, roll_out, shifted
 
 V, T, D, END = 4, 3, 8, 1
 NET = Seq2Seq(T, D, 1, 2, 12)

@@ -13,7 +13,7 @@ from jaxae.nn.conv import Conv, ConvTranspose
 from jaxae.nn.dropout import dropout
 from jaxae.nn.flows import IAF, MADE, CouplingFlow, Flow, PlanarFlow
 from jaxae.nn.icnn import ICNN, BrenierMap, InverseLipschitzDecoder, smallest_singular_value
-from jaxae.nn.lstm import LSTMDecoder, LSTMEncoder, beam_search, roll_out, sequence_mask, shifted
+from jaxae.nn.lstm import LSTMDecoder, LSTMEncoder
 from jaxae.nn.mlp import MLP
 from jaxae.nn.mnist_conv import MNISTConvDecoder, MNISTConvEncoder
 from jaxae.nn.patch import PatchGAN
@@ -31,6 +31,7 @@ from jaxae.nn.resnet import (
 from jaxae.nn.resnet_v2 import PreActivationBlock, PreActivationUpBlock, ResNetV2Decoder, ResNetV2Encoder
 from jaxae.nn.rotary import rotary_angles, rotate_pairs
 from jaxae.nn.seq2seq import Seq2Seq
+from jaxae.nn.sequences import beam_search, roll_out, sequence_mask, shifted
 from jaxae.nn.strided import StridedDecoder, StridedEncoder
 from jaxae.nn.style import InstanceNormEncoder, StyleBlock, StyleDecoder
 from jaxae.nn.unet import UNet

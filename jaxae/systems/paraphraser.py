@@ -14,8 +14,8 @@ from jaxae import collectives
 from jaxae.data.sentences import END
 from jaxae.nn.attentive_pool import MultiheadPool
 from jaxae.nn.dropout import dropout
-from jaxae.nn.lstm import beam_search, roll_out, sequence_mask, shifted
 from jaxae.nn.seq2seq import Seq2Seq
+from jaxae.nn.sequences import beam_search, roll_out, sequence_mask, shifted
 from jaxae.quantizers import Codes, Quantizer
 from jaxae.systems.base import Variables
 from jaxae.systems.discrete import bottlenecks

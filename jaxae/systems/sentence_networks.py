@@ -12,7 +12,8 @@ from jaxae import collectives
 from jaxae.data.sentences import END
 from jaxae.distributions import categorical_log_prob, categorical_sample
 from jaxae.metrics.tokens import exact_match, token_accuracy
-from jaxae.nn.lstm import LATENT, LSTMDecoder, LSTMEncoder, beam_search, roll_out, sequence_mask, shifted
+from jaxae.nn.lstm import LATENT, LSTMDecoder, LSTMEncoder
+from jaxae.nn.sequences import beam_search, roll_out, sequence_mask, shifted
 from jaxae.systems.observation import Observation
 
 
