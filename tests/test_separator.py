@@ -8,7 +8,7 @@ from test_configs import get_config
 
 from jaxae import collectives, data, optim, systems
 from jaxae.metrics.text import ibleu
-from jaxae.nn.lstm import sequence_mask
+from jaxae.nn.sequences import sequence_mask
 from jaxae.systems import paraphraser
 from jaxae.systems.base import Variables, variables
 from jaxae.systems.discrete import separator

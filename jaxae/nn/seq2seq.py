@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxae.nn.lstm import sequence_mask
+from jaxae.nn.sequences import sequence_mask
 from jaxae.nn.transformer import Transformer
 
 _NEVER = -1e9  # logit of padding; finite, so that masked terms have finite gradients

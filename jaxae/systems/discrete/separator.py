@@ -11,7 +11,7 @@ from jaxae.data.sentences import END
 from jaxae.metrics import code_counts, perplexity, usage
 from jaxae.metrics.text import bleu_counts, bleu_of_counts, ibleu_of
 from jaxae.metrics.tokens import exact_match, token_accuracy
-from jaxae.nn.lstm import sequence_mask
+from jaxae.nn.sequences import sequence_mask
 from jaxae.quantizers import Codes
 from jaxae.systems import figures as draw
 from jaxae.systems import paraphraser as core
