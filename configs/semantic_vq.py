@@ -43,12 +43,14 @@ def get_config(arg: str = ""):
         c.model.update(dict(gan=0.8, gan_start=400, patch_rate=5e-4))
 
     def paper(c):
-        # As VQGAN (Esser et al. 2021): 16 times smaller maps of codes, learned by gradients; rate 4.5e-6 an example.
+        # As VQGAN (Esser et al. 2021): its networks and losses, 16 times smaller maps of codes, learned by gradients;
+        # rate 4.5e-6 an example. The weights of VGG16 are yours to give: see jaxae.nn.vgg.read_vgg16.
         c.data.update(dict(source="npz:semantic.npz", size=0))
-        c.model.update(dict(classes=151, channels=(128, 128, 256, 512), blocks=2, hidden=512, codes=1024,
-                            semantic_codes=1024, width=256, codebook="gradient", start="uniform", revive=0.0,
-                            error="l1", gan=0.8, gan_start=30_000, patch_channels=(64, 128, 256, 512),
-                            patch_strides=(2, 2, 2, 1)))
+        c.model.update(dict(classes=151, network="taming", channels=(128, 128, 256, 256, 512), blocks=2,
+                            attention_sizes=(16,), z_channels=256, codes=1024, semantic_codes=1024, width=256,
+                            codebook="gradient", start="uniform", revive=0.0, error="l1", error_weight=2.0,
+                            perceptual=1.0, perceptual_features="vgg16.npz", gan=0.8, gan_start=30_000,
+                            patch_channels=(64, 128, 256, 512), patch_strides=(2, 2, 2, 1)))
         c.model.patch_rate = 4.5e-6 * 16
         c.optim.update(dict(learning_rate=4.5e-6 * 16, schedule="constant", warmup_steps=0, b1=0.5, b2=0.9))
         c.update(dict(steps=300_000, batch_size=16, log_every=100, eval_every=10_000, figures_every=10_000,

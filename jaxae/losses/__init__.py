@@ -51,6 +51,7 @@ from jaxae.losses.moments import (
     individual_variance_kl,
     population_kl,
 )
+from jaxae.losses.perceptual import feature_distance, perceptual_distance
 from jaxae.losses.sinkhorn import Sinkhorn, sinkhorn, sinkhorn_points, transport_plan
 from jaxae.losses.sinkhorn_divergence import sinkhorn_divergence
 from jaxae.losses.sliced_wasserstein import (
@@ -89,15 +90,16 @@ __all__ = [
     "RadialKernel", "SemidualState", "SigmaPoints", "Sinkhorn", "WaterFilling", "adaptive_gan_weight",
     "aggregate_log_density", "aggregate_moments", "argsort", "autogen_bound", "beta_tc_kl", "bits_per_dim",
     "capacity_loss", "cholesky_from_correlations", "cholesky_kl", "ciwae_bound", "coupling_rows", "decompose_kl",
-    "density_ratio_tc", "dip_penalty", "dual_objective", "elbo", "energy_distance", "gaussian_kl",
-    "gaussian_wasserstein", "generalized_sliced_wasserstein", "gradient_penalty", "hinge_discriminator_loss",
-    "hinge_generator_loss", "hsic", "importance_weighted_loss", "individual_variance_kl", "infovae_loss",
-    "inverse_multiquadric", "iwae_bound", "joint_capacity_loss", "kernel_stein_discrepancy", "linear_capacity",
-    "marginal_weights", "max_sliced_wasserstein", "median_bandwidth", "miwae_bound", "mmd", "permute_dims",
-    "population_kl", "positive_epsilon", "primal_objective", "rbf", "reverse_water_filling", "sample_sphere",
-    "scaled_gradient_penalty", "select_sigma", "semidual_asgd", "semidual_gradient", "semidual_init",
-    "semidual_objective", "sigma_points", "sigma_reconstruction", "sinkhorn", "sinkhorn_divergence", "sinkhorn_points",
-    "sliced_wasserstein", "soft_c_transform", "sort", "squared_distances", "tc_discriminator_loss", "transport_plan",
-    "vae_k_bound", "vmf_kl", "vmf_log_normalizer", "vmf_log_prob", "vmf_mean_length", "vmf_sample", "wasserstein_1d",
+    "density_ratio_tc", "dip_penalty", "dual_objective", "elbo", "energy_distance", "feature_distance",
+    "gaussian_kl", "gaussian_wasserstein", "generalized_sliced_wasserstein", "gradient_penalty",
+    "hinge_discriminator_loss", "hinge_generator_loss", "hsic", "importance_weighted_loss",
+    "individual_variance_kl", "infovae_loss", "inverse_multiquadric", "iwae_bound", "joint_capacity_loss",
+    "kernel_stein_discrepancy", "linear_capacity", "marginal_weights", "max_sliced_wasserstein", "median_bandwidth",
+    "miwae_bound", "mmd", "perceptual_distance", "permute_dims", "population_kl", "positive_epsilon",
+    "primal_objective", "rbf", "reverse_water_filling", "sample_sphere", "scaled_gradient_penalty", "select_sigma",
+    "semidual_asgd", "semidual_gradient", "semidual_init", "semidual_objective", "sigma_points",
+    "sigma_reconstruction", "sinkhorn", "sinkhorn_divergence", "sinkhorn_points", "sliced_wasserstein",
+    "soft_c_transform", "sort", "squared_distances", "tc_discriminator_loss", "transport_plan", "vae_k_bound",
+    "vmf_kl", "vmf_log_normalizer", "vmf_log_prob", "vmf_mean_length", "vmf_sample", "wasserstein_1d",
     "wasserstein_to_standard",
 ]

@@ -48,17 +48,46 @@ def digit_logits(path: str | Path = WEIGHTS) -> Callable[[Float[Array, "n h w c"
     return lambda x: _classified(x, path).logits
 
 
-def _classified(x, path):
-    from jaxae.nn import ConvClassifier
+def digit_maps(path: str | Path = WEIGHTS) -> Callable[[Float[Array, "n h w c"]], list[Float[Array, "n ..."]]]:
+    """A function from grey images [n h w 1] in [0, 1] to the maps of the classifier's three convolutions, after ReLU:
+    what a perceptual distance of digits compares (`jaxae.losses.perceptual`), of any size.
 
+    Args:
+      path: weights that `experiments/export_features.py` wrote; those of the package by default.
+
+    Raises:
+      ValueError: when called on images of several colours.
+    """
+    from jaxae.nn import Conv
+
+    def maps(x):
+        if x.shape[-1] != 1:
+            raise ValueError(f"feature maps of digits are for images [n h w 1], not {list(x.shape)}: give features of "
+                             f"your own, such as those of VGG16 (jaxae.nn.vgg)")
+        net, params = _classifier(path)
+        _, seen = net.apply({"params": params}, jnp.asarray(x, jnp.float32), mutable=["intermediates"],
+                            capture_intermediates=lambda module, _: isinstance(module, Conv))
+        layers = [*(f"conv{i}" for i in range(len(net.channels))), "conv_last"]
+        return [jnp.maximum(seen["intermediates"][name]["__call__"][0], 0.0) for name in layers]
+
+    return maps
+
+
+def _classified(x, path):
     if x.shape[1:] != (28, 28, 1):
         raise ValueError(f"digit features are for images [n 28 28 1], not {list(x.shape)}: give the distance "
                          f"features of your own")
-    params, _ = _load(str(path))
-    net = ConvClassifier(params["logits"]["bias"].shape[0],
-                         tuple(params[f"conv{i}"]["bias"].shape[0] for i in range(len(params) - 3)),
-                         params["features"]["bias"].shape[0])
+    net, params = _classifier(path)
     return net.apply({"params": params}, jnp.asarray(x, jnp.float32))
+
+
+def _classifier(path):
+    from jaxae.nn import ConvClassifier
+
+    params, _ = _load(str(path))
+    return ConvClassifier(params["logits"]["bias"].shape[0],
+                          tuple(params[f"conv{i}"]["bias"].shape[0] for i in range(len(params) - 3)),
+                          params["features"]["bias"].shape[0]), params
 
 
 def digit_accuracy(path: str | Path = WEIGHTS) -> float:

@@ -197,6 +197,14 @@ def _normalise(x, norm, name, dtype):
         return x
     if norm != "group":
         raise ValueError(f"norm must be 'none' or 'group', got {norm!r}.")
-    groups = next(g for g in (32, 16, 8, 4, 2, 1) if x.shape[-1] % g == 0 and x.shape[-1] >= 2 * g or g == 1)
     # Statistics in float32 whatever the dtype: flax's GroupNorm does so.
-    return nn.GroupNorm(groups, dtype=dtype, name=name)(x)
+    return nn.GroupNorm(group_count(x.shape[-1]), dtype=dtype, name=name)(x)
+
+
+def group_count(channels: int) -> int:
+    """Groups of a group normalisation: 32, or the largest smaller power of two with two channels or more in a group.
+
+    >>> group_count(128), group_count(24), group_count(3)
+    (32, 8, 1)
+    """
+    return next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0 and channels >= 2 * g or g == 1)

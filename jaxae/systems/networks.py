@@ -14,6 +14,7 @@ from jaxae.nn.pooled import PooledDecoder, PooledEncoder
 from jaxae.nn.resnet_v2 import ResNetV2Decoder, ResNetV2Encoder
 from jaxae.nn.strided import StridedDecoder, StridedEncoder, leaky_relu
 from jaxae.nn.style import InstanceNormEncoder, StyleDecoder
+from jaxae.nn.taming import TamingDecoder, TamingEncoder
 from jaxae.systems import sentence_networks
 from jaxae.systems.observation import Observation
 from jaxae.systems.pixels import pixel_observation
@@ -21,7 +22,8 @@ from jaxae.systems.pixels import pixel_observation
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu, "silu": nn.silu}
 INITIALIZERS = {"lecun_normal": nn.initializers.lecun_normal(),
                 "third_uniform": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")}
-NETWORKS = ("conv", "mlp", "mnist_conv", "resnet_v2", "dcgan", "wae", "unscented", "pooled", "style", "lstm")
+NETWORKS = ("conv", "mlp", "mnist_conv", "resnet_v2", "dcgan", "wae", "unscented", "pooled", "style", "lstm", "taming")
+MAPS = ("conv", "taming")  # those that have maps of features as outputs and inputs
 
 
 def defaults() -> dict[str, Any]:
@@ -35,16 +37,19 @@ def defaults() -> dict[str, Any]:
     the decoder), 'unscented' (3x3 convolutions to `channels`; the decoder starts from a map of 1/4 of the image's
     side and the last of `channels`, halved twice), 'pooled' (two 3x3 convolutions and a pooling for each of
     `channels`, then dense `features`), 'style' (`blocks` 3x3 convolutions before each halving to `channels`, with
-    instance normalisation, then dense `features`; the decoder's maps take their scales and shifts from the latent), or
-    'lstm' for sentences, with keys and a likelihood of its own
-    (`sentence_networks`). `likelihood`: a name of `jaxae.distributions.likelihood`, with `scale` for the fixed
-    Gaussian and `grey_levels` for the discretized logistic; systems may add 'mse'. `decoder`: 'factorised', or
-    'pixelcnn', whose pixels also see those before them, by `pixelcnn_layers` of kernels of side `pixelcnn_kernel`,
-    after a first one of 7.
+    instance normalisation, then dense `features`; the decoder's maps take their scales and shifts from the latent),
+    'taming' (VQGAN's: `blocks` residual blocks of as many channels as `channels` says at each resolution, the image's
+    first, so that it is halved once less than there are; attention where a map's height is among `attention_sizes`;
+    `z_channels` before the 1x1 convolution to a map's channels, 0 for as many), or 'lstm' for sentences, with keys and
+    a likelihood of its own (`sentence_networks`).
+
+    `likelihood`: a name of `jaxae.distributions.likelihood`, with `scale` for the fixed Gaussian and `grey_levels` for
+    the discretized logistic; systems may add 'mse'. `decoder`: 'factorised', or 'pixelcnn', whose pixels also see those
+    before them, by `pixelcnn_layers` of kernels of side `pixelcnn_kernel`, after a first one of 7.
     """
     return dict(network="conv", channels=(32, 64), blocks=2, hidden=32, features=(512,), activation="relu", norm=False,
-                dropout=0.0, initializer="lecun_normal", likelihood="bernoulli", scale=1.0, grey_levels=256,
-                decoder="factorised", pixelcnn_hidden=32, pixelcnn_layers=4,
+                dropout=0.0, initializer="lecun_normal", attention_sizes=(), z_channels=0, likelihood="bernoulli",
+                scale=1.0, grey_levels=256, decoder="factorised", pixelcnn_hidden=32, pixelcnn_layers=4,
                 pixelcnn_kernel=3) | sentence_networks.defaults()
 
 
@@ -94,7 +99,7 @@ class Reshape(nn.Module):
 
 
 def map_shape(model, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Height and width of the feature map of network 'conv' for images `(h, w, c)`.
+    """Height and width of the feature map of a network of `MAPS` for images `(h, w, c)`.
 
     Raises:
       ValueError: for data that are not images, or sizes that the strides do not divide.
@@ -102,10 +107,11 @@ def map_shape(model, shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) != 3:
         raise ValueError(f"model.network={model.network!r} needs images [n h w c], the data are [n "
                          f"{' '.join(map(str, shape))}]: use model.network='mlp'")
-    factor = 2 ** len(model.channels)
+    times = len(model.channels) - (model.network == "taming")
+    factor = 2 ** times
     if shape[0] % factor or shape[1] % factor:
-        raise ValueError(f"images of {shape[0]}x{shape[1]} cannot be halved {len(model.channels)} times: use fewer "
-                         f"model.channels, or resize with data.size")
+        raise ValueError(f"images of {shape[0]}x{shape[1]} cannot be halved {times} times: use fewer model.channels, "
+                         f"or resize with data.size")
     return shape[0] // factor, shape[1] // factor
 
 
@@ -162,7 +168,7 @@ def vector_encoder(model, shape: tuple[int, ...], out: int, dtype, axis_name: st
         elif kind == "resnet_v2":
             body = ResNetV2Encoder(channels, model.blocks, model.dropout, axis_name, dtype)
         else:
-            body = ConvEncoder(channels, channels[-1], model.blocks, model.hidden, dtype=dtype)
+            body = map_encoder(model, shape, channels[-1], dtype)
     return VectorEncoder(body, out, dtype)
 
 
@@ -198,21 +204,32 @@ def vector_decoder(model, shape: tuple[int, ...], channels: int, dtype, axis_nam
 
 def map_encoder(model, shape: tuple[int, ...], out: int, dtype) -> nn.Module:
     """A module `x [n h w c] -> [n h' w' out]`."""
-    check_network(model, ("conv",))
+    check_network(model, MAPS)
     map_shape(model, shape)
+    if model.network == "taming":
+        return TamingEncoder(tuple(model.channels), out, model.blocks, tuple(model.attention_sizes), model.z_channels,
+                             dtype)
     return ConvEncoder(tuple(model.channels), out, model.blocks, model.hidden, dtype=dtype)
 
 
 def map_decoder(model, channels: int, dtype) -> nn.Module:
-    """A module `z [n h' w' d] -> [n h w channels]`."""
-    check_network(model, ("conv",))
-    return ConvDecoder(tuple(reversed(tuple(model.channels))), channels, model.blocks, model.hidden, dtype=dtype)
+    """A module `z [n h' w' d] -> [n h w channels]`, whose last layer is named as `last_layer` says."""
+    check_network(model, MAPS)
+    widths = tuple(reversed(tuple(model.channels)))
+    if model.network == "taming":
+        return TamingDecoder(widths, channels, model.blocks, tuple(model.attention_sizes), model.z_channels, dtype)
+    return ConvDecoder(widths, channels, model.blocks, model.hidden, dtype=dtype)
+
+
+def last_layer(model) -> str:
+    """The name of the last convolution of `map_decoder`, whose `kernel` gives the pixels."""
+    return "out" if model.network == "taming" else f"up{len(model.channels) - 1}"
 
 
 def check_network(model, allowed: tuple[str, ...] = NETWORKS) -> None:
     """Raises ValueError for a network that the system cannot use."""
     if model.network not in allowed:
-        hint = "; a map of codes needs 'conv', or set model.positions" if model.network in NETWORKS else ""
+        hint = "; a map of codes needs 'conv' or 'taming', or set model.positions" if model.network in NETWORKS else ""
         raise ValueError(f"model.network={model.network!r} must be one of {', '.join(allowed)} here{hint}")
     if model.dropout and model.network != "resnet_v2":
         raise ValueError(f"model.dropout={model.dropout} is for model.network='resnet_v2': set it to 0")

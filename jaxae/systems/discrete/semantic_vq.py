@@ -11,34 +11,34 @@ from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 from jaxae import collectives, optim
-from jaxae.losses.hinge_gan import adaptive_gan_weight, hinge_discriminator_loss, hinge_generator_loss
 from jaxae.metrics import code_counts, perplexity, usage
 from jaxae.metrics.segmentation import confusion_matrix, mean_iou
 from jaxae.nn import Conv
-from jaxae.nn.patch import PatchGAN
 from jaxae.quantizers import Codes, Quantizer
 from jaxae.systems import figures as draw
 from jaxae.systems import networks
 from jaxae.systems.base import Latent, Objective, State, System, by_chunks, means, variables
 from jaxae.systems.builders import Player, players
 from jaxae.systems.discrete import bottlenecks
+from jaxae.systems.image_error import defaults as error_defaults
+from jaxae.systems.image_error import image_error
+from jaxae.systems.patch_critic import defaults as critic_defaults
+from jaxae.systems.patch_critic import patch_critic
 
 COUPLINGS = ("none", "decoder", "encoder+decoder")
 PARTS = ("semantic", "image")  # in the order of the rows of a latent
 
 
 def defaults() -> ConfigDict:
-    """Keys of `config.model`, beside those of `networks.defaults` and `bottlenecks.defaults`, which both models share.
+    """Keys of `config.model`, beside those of `networks.defaults` and `bottlenecks.defaults`, which both models share,
+    and those of `image_error.defaults` and `patch_critic.defaults`, for the image.
 
     `classes` of the semantic map. `coupling`: 'none' for two models apart, 'decoder' gives the image's decoder the
     map's codes, 'encoder+decoder' gives the image's encoder the features of the map's too. `semantic_codes`: size of
-    the map's codebook, beside `codes`, that of the image. `error` of the image: 'mse' or 'l1'. `gan`: scale of the
-    adversarial loss, 0 for none, from step `gan_start` on, with a discriminator of patches (`patch_channels`,
-    `patch_strides`) that learns at `patch_rate`.
+    the map's codebook, beside `codes`, that of the image.
     """
-    return ConfigDict(networks.defaults() | bottlenecks.defaults() | dict(
-        classes=5, coupling="decoder", semantic_codes=64, codes=64, error="mse", gan=0.0, gan_start=0,
-        patch_channels=(64, 64, 64), patch_strides=(2, 2, 1), patch_rate=1e-4))
+    return ConfigDict(networks.defaults() | bottlenecks.defaults() | error_defaults() | critic_defaults() | dict(
+        classes=5, coupling="decoder", semantic_codes=64, codes=64))
 
 
 class CoupledVQ(NamedTuple):
@@ -119,9 +119,10 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     arXiv 2209.02536; with coupling='none' its baseline, two VQ-models apart.
 
     Loss per example: mean (x - x_hat)^2 or |x - x_hat| over pixels and channels + the mean cross-entropy of the map's
-    pixels in nats + the losses of both quantizers + with `gan` the adversarial loss, whose weight follows from the
-    gradients by the decoder's last kernel (`adaptive_gan_weight`). Which features reach which encoder the paper's
-    figure shows and its text does not say; gradients of the image reach the map's encoder by its codes.
+    pixels in nats + the losses of both quantizers + with `perceptual` the distance of feature maps (`image_error`) +
+    with `gan` the adversarial loss, whose weight follows from the gradients by the decoder's last kernel
+    (`patch_critic`). Which features reach which encoder the paper's figure shows and its text does not say; gradients
+    of the image reach the map's encoder by its codes.
 
     Batches have `semantic` [n h w], the class of each pixel beside `x`; numbers outside [0, classes) are void: no
     class to the encoder, and not counted. Latents are integers [n 2 places]: the semantic codes, then the image's,
@@ -134,11 +135,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     if "semantic" not in example or example["semantic"].shape[1:] != shape[:2]:
         raise ValueError("a semantic model needs data with `semantic` [n h w], the class of each pixel of x: use "
                          "data.source='scenes', or data of your own by jaxae.data.from_arrays(x, extra=...)")
-    if model.error not in ("mse", "l1"):
-        raise ValueError(f"model.error={model.error!r} must be 'mse' or 'l1'")
+    error, critic = image_error(model, shape), patch_critic(config, shape, dtype, axis_name)
     nets = coupled_vq(model, shape, dtype, axis_name)
-    count, last = math.prod(nets.places), f"up{len(model.channels) - 1}"
-    critic = PatchGAN(tuple(model.patch_channels), tuple(model.patch_strides), dtype)
+    count, last = math.prod(nets.places), networks.last_layer(model)
 
     def state_of(params, extra):
         return {part: Codes(params.get(f"{part}_codes", ()), extra[part]) for part in PARTS}
@@ -152,7 +151,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         keys = collectives.split_keys(key, ("networks", "critic", *PARTS))
         params = nets.init(keys["networks"])
         if model.gan:
-            params["critic"] = critic.init(keys["critic"], jnp.zeros((1, *shape)))["params"]
+            params["critic"] = critic.init(keys["critic"])
         return with_state(params, {"step": jnp.zeros((), jnp.int32)},
                           {part: nets.quantizers[part].init(keys[part]) for part in PARTS})
 
@@ -174,40 +173,21 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return {part: nets.quantizers[part].quantize(z[part], state_of(params, extra)[part], keys[part], train)
                 for part in PARTS}
 
-    def error(x, x_hat):
-        difference = x - x_hat
-        return (jnp.square(difference) if model.error == "mse" else jnp.abs(difference)).mean((1, 2, 3))
-
-    def patches(params, x):
-        return critic.apply({"params": params["critic"]}, x)
-
-    def deceiving(params, x, x_hat, z):
-        """The adversarial loss [n] and its weight, from what either loss does to the decoder's last kernel."""
-        fixed, z = jax.lax.stop_gradient((params, z))
-        decoder = fixed["image_decoder"]
-
-        def image_of(kernel):
-            return nets.image(fixed | {"image_decoder": decoder | {last: decoder[last] | {"kernel": kernel}}}, *z)
-
-        def deception(y):
-            return hinge_generator_loss(patches(fixed, y))
-
-        shown, pull = jax.vjp(image_of, decoder[last]["kernel"])
-        pulls = [pull(jax.grad(lambda y, f=f: f(y).mean())(shown)) for f in (lambda y: error(x, y), deception)]
-        weight = adaptive_gan_weight(*collectives.mean(pulls, axis_name), scale=model.gan)
-        return deception(x_hat), jax.lax.stop_gradient(weight)
-
     def loss(params, extra, batch, key, train: bool) -> Objective:
         x, s = batch["x"], batch["semantic"].astype(jnp.int32)
         found = quantized(params, extra, batch, key, train)
         z_s, z_x = (found[part].z_q for part in PARTS)
-        x_hat, logits = nets.image(params, z_x, z_s), nets.semantic(params, z_s)
+        decoder, logits = params["image_decoder"], nets.semantic(params, z_s)
+        x_hat, pull = jax.vjp(lambda kernel: nets.image(
+            params | {"image_decoder": decoder | {last: decoder[last] | {"kernel": kernel}}}, z_x, z_s),
+            decoder[last]["kernel"])
         known = ((s >= 0) & (s < model.classes)).astype(jnp.float32)
         nats = -(jax.nn.one_hot(s, model.classes) * jax.nn.log_softmax(logits)).sum(-1)  # 0 where void
         pixels = jnp.maximum(known.sum((1, 2)), 1.0)
-        metrics = {"reconstruction": error(x, x_hat), "cross_entropy": nats.sum((1, 2)) / pixels,
-                   "pixel_accuracy": ((logits.argmax(-1) == s) * known).sum((1, 2)) / pixels}
-        value = metrics["reconstruction"] + metrics["cross_entropy"] + found["image"].loss + found["semantic"].loss
+        value, metrics = error(x, x_hat)
+        metrics |= {"cross_entropy": nats.sum((1, 2)) / pixels,
+                    "pixel_accuracy": ((logits.argmax(-1) == s) * known).sum((1, 2)) / pixels}
+        value = value + metrics["cross_entropy"] + found["image"].loss + found["semantic"].loss
         for part, one in found.items():
             metrics |= {f"{part}_{name}": each for name, each in one.metrics.items()}
         if not train:
@@ -217,25 +197,24 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
             metrics["confusion"] = jax.vmap(lambda a, b: confusion_matrix(a, b, model.classes))(s, logits.argmax(-1))
             return Objective(value, metrics, extra)
         if model.gan:
-            deception, weight = deceiving(params, x, x_hat, (z_x, z_s))
-            weight = weight * (extra["step"] >= model.gan_start)
-            value, metrics = value + weight * deception, metrics | {"deception": deception, "gan_weight": weight}
+            deception, told = critic.deceiving(params["critic"], x_hat, pull, lambda y: error(x, y)[0], extra["step"])
+            value, metrics = value + deception, metrics | told
         for part in PARTS:
             used = code_counts(found[part].indices, nets.quantizers[part].codes, axis_name)
             metrics[f"{part}_perplexity"] = perplexity(used)
         moved = {part: one.state.moving for part, one in found.items()}
-        return Objective(value, metrics, moved | {"step": extra["step"] + 1})
+        return Objective(value, metrics, moved | {"step": extra["step"]})
 
     def discriminating(params, extra, batch, key, train: bool) -> Objective:
         found = quantized(params, extra, batch, key, False)
-        real, fake = patches(params, batch["x"]), patches(params, nets.image(
-            params, found["image"].z_q, found["semantic"].z_q))
-        each = hinge_discriminator_loss(real, fake) * (extra["step"] > model.gan_start)
-        accuracy = 0.5 * ((real > 0).mean((1, 2, 3)) + (fake < 0).mean((1, 2, 3)))
-        return Objective(each, {"accuracy": accuracy}, extra)
+        x_hat = nets.image(params, found["image"].z_q, found["semantic"].z_q)
+        return Objective(*critic.discriminating(params["critic"], batch["x"], x_hat, extra["step"]), extra)
 
     def after(params, extra, key):
-        keys, states = collectives.split_keys(key, PARTS), state_of(params, extra)
+        states, extra = state_of(params, extra), extra | {"step": extra["step"] + 1}
+        if not quantizer.after:
+            return params, extra
+        keys = collectives.split_keys(key, PARTS)
         return with_state(params, extra, {part: nets.quantizers[part].after(states[part], keys[part])
                                           for part in PARTS})
 
@@ -286,11 +265,10 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     names = [*jax.eval_shape(lambda key: init(key, None)[0], jax.random.key(0))]
     team = [Player("", loss, tx, tuple(name for name in names if name != "critic"))]
     if model.gan:
-        team.append(Player("critic", discriminating, optim.optimizer(
-            ConfigDict(dict(config.optim) | dict(learning_rate=model.patch_rate)), config.steps), ("critic",)))
+        team.append(critic.player(discriminating))
     return players(
         init, team, average=config.optim.average, accumulate=config.optim.accumulate, axis_name=axis_name,
-        after=after if quantizer.after else None, summary=summary, prepare=prepare if quantizer.start else None,
+        after=after, summary=summary, prepare=prepare if quantizer.start else None,
         encode=encode, decode=decode, reconstruct=reconstruct, sample=sample, figures=figures,
         latent=Latent((2, count), max(q.codes for q in nets.quantizers.values()), prefix=1), inputs=("x", "semantic"))
 

@@ -1,7 +1,9 @@
 """VQ-VAE and its relatives: autoencoders whose latents are codes of a quantizer."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,17 @@ def defaults() -> ConfigDict:
     return ConfigDict(networks.defaults() | bottlenecks.defaults() | dict(likelihood="mse", positions=0))
 
 
+class Parts(NamedTuple):
+    """What an autoencoder of codes consists of, whatever its reconstruction is measured by."""
+
+    init: Callable[[Array, PyTree], tuple[PyTree, PyTree]]  # (key, batch) -> (params, extra)
+    # (params, extra, batch, key, train, error_of=None), where `error_of(z_q) -> ([n], metrics)` is the reconstruction's
+    # part of the loss; None is that of `model.likelihood`
+    loss: Callable[..., Objective]
+    image: Callable[[PyTree, Array], Array]  # (params of the decoder, z_q) -> x_hat, float32
+    functions: dict[str, Any]  # fields of `System`, and `after` of `players`
+
+
 def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:
     """The system of van den Oord, Vinyals and Kavukcuoglu, Neural Discrete Representation Learning, 2017,
     arXiv 1711.00937, with any quantizer of `jaxae.quantizers` in the place of its codebook.
@@ -43,6 +56,17 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
 
     Raises:
       ValueError: for options that do not exist or do not fit the data.
+    """
+    parts = parts_of(config, example, axis_name)
+    return one_loss(parts.init, parts.loss, optim.optimizer(config.optim, config.steps), average=config.optim.average,
+                    accumulate=config.optim.accumulate, axis_name=axis_name, **parts.functions)
+
+
+def parts_of(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> Parts:
+    """The parts of `build`'s system, for systems that measure reconstructions by something else.
+
+    Raises:
+      ValueError: as `build`.
     """
     model, shape, dtype = config.model, example["x"].shape[1:], jnp.dtype(config.dtype)
     quantizer = bottlenecks.quantizer_of(model, axis_name)
@@ -92,27 +116,28 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
             vectors, state_of(state.params, state.extra), key))
         return state._replace(params=params, extra=extra)
 
-    def loss(params, extra, batch, key, train: bool) -> Objective:
+    def error(params, x, z_q):
+        """The mean square, or a likelihood in nats per dimension: both stand beside means."""
+        log_px = observed.log_prob(params["decoder"], seen(z_q), x)
+        if model.likelihood == "mse":
+            reconstruction = -2.0 / dims * log_px
+            return reconstruction, {"reconstruction": reconstruction}
+        bound = -log_px + cells * math.log(codes)
+        return -log_px / dims, {"reconstruction": -log_px / dims, "nll_bound": bound,
+                                "bits_per_dim": bits_per_dim(bound, dims)}
+
+    def loss(params, extra, batch, key, train: bool, error_of=None) -> Objective:
         x = batch["x"]
         z = embed(params, x)
+        error_of = error_of or partial(error, params, x)
         quantized = quantizer.quantize(z, state_of(params, extra), key, train)
-
-        def log_prob(z_q):
-            return observed.log_prob(params["decoder"], seen(z_q), x)
-
         z_q, path = quantized.z_q, 0.0
         if train and model.estimator in bottlenecks.BY_DECODER:
             z_q = jax.lax.stop_gradient(z_q)
-            path = gradient_by_decoder(log_prob, z, z_q, model.estimator)
-        log_px = log_prob(z_q)
-        # -1/2 |.|^2 -> the mean square; a likelihood -> nats per dimension. Both stand beside means.
-        scale = (2.0 if model.likelihood == "mse" else 1.0) / dims
-        reconstruction = -log_px * scale
-        value = reconstruction - path * scale + quantized.loss
-        metrics = {"reconstruction": reconstruction} | quantized.metrics
-        if model.likelihood != "mse":
-            bound = -log_px + cells * math.log(codes)
-            metrics |= {"nll_bound": bound, "bits_per_dim": bits_per_dim(bound, dims)}
+            path = gradient_by_decoder(lambda at: error_of(at)[0], z, z_q, model.estimator)
+        reconstruction, metrics = error_of(z_q)
+        value = reconstruction + path + quantized.loss
+        metrics = metrics | quantized.metrics
         if unscaled:
             metrics["quantization_error"] = jnp.square(z - quantized.z_q).mean(tuple(range(1, z.ndim)))
         if not train:
@@ -140,6 +165,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     def encode(now, x):
         state = state_of(*now)
         return quantizer.quantize(embed(now.params, x), state, jax.random.key(0), False).indices
+
+    def image(params, z_q):
+        return observed.mean(params, seen(z_q), jax.random.key(0)).astype(jnp.float32)
 
     def decode(now, indices, key=None):
         """Of codes, or of vectors `[n *places width]` in their place."""
@@ -172,12 +200,10 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return indices.reshape(-1, *places, books)[..., 0] if len(places) == 2 and cells == math.prod(places) * books \
             else indices.reshape(-1, 1, cells)
 
-    tx = optim.optimizer(config.optim, config.steps)
-    return one_loss(
-        init, loss, tx, average=config.optim.average, accumulate=config.optim.accumulate, axis_name=axis_name,
+    return Parts(init, loss, image, dict(
         after=after if quantizer.after else None, summary=summary, prepare=prepare if quantizer.start else None,
         encode=encode, decode=decode, reconstruct=reconstruct, sample=sample, figures=figures,
-        codebook=codebook if books == 1 and latent == places else None, latent=Latent(latent, codes))
+        codebook=codebook if books == 1 and latent == places else None, latent=Latent(latent, codes)))
 
 
-__all__ = ["build", "defaults"]
+__all__ = ["Parts", "build", "defaults", "parts_of"]
