@@ -3,15 +3,18 @@
 import itertools
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxae.nn.attention import CrossAttention
+from jaxae.nn.attention import CrossAttention, SelfAttention
 from jaxae.nn.attentive_pool import MultiheadPool, multihead_pool
+from jaxae.nn.mlp import MLP
 from jaxae.nn.seq2seq import Seq2Seq
 from jaxae.nn.sequences import beam_search, roll_out, shifted
+from jaxae.nn.transformer import sinusoids
 
 V, T, D, END = 4, 3, 8, 1
 NET = Seq2Seq(T, D, 1, 2, 12)
@@ -93,6 +96,45 @@ def test_the_reader_does_not_see_padding_and_the_writer_not_the_future():
     hidden = WRITE({"params": PARAMS}, TABLE, MEMORY[:1], jnp.array([[0, 2, 3]]), jnp.array([[True, True, False]]))
     unknown = WRITE({"params": PARAMS}, TABLE.at[3].set(0.0), MEMORY[:1], jnp.array([[0, 2, 3]]))
     np.testing.assert_allclose(hidden[..., 1:3], unknown[..., 1:3], rtol=1e-5)
+
+
+def test_the_first_transformers_blocks_have_their_norms_after_the_sums_and_sinusoids_for_positions():
+    places = sinusoids(5, 6)
+    for t, i in itertools.product(range(5), range(3)):
+        angle = t / 10_000 ** (2 * i / 6)
+        np.testing.assert_allclose(places[t, 2 * i:2 * i + 2], [np.sin(angle), np.cos(angle)], atol=1e-6)
+    net = Seq2Seq(T, D, 1, 2, 12, norm="post", positions="sinusoidal", directional=True)
+    shapes = jax.eval_shape(net.init, jax.random.key(2), TABLE, jnp.ones((1, T), jnp.int32))
+    noise = np.random.default_rng(0)
+    variables = jax.tree.map(lambda s: jnp.float32(noise.normal(0, 0.5, s.shape)), shapes)
+    params, inputs = variables["params"]["decoder"], jnp.array([[0, 2, 3], [0, 3, 2], [0, 2, 2]])
+    assert "positions" not in params
+    block = params["block0"]
+
+    def norm(x, name, of=block):
+        return nn.LayerNorm().apply({"params": of[name]}, x)
+
+    @jax.jit
+    def run(tokens):
+        x = D**0.5 * TABLE[inputs] + sinusoids(T, D)
+        x = norm(x + SelfAttention(2, True).apply({"params": block["attention"]}, x), "norm0")
+        x = norm(x + CrossAttention(2).apply({"params": block["cross"]}, x, MEMORY), "cross_norm")
+        x = norm(x + MLP((12, D), nn.relu).apply({"params": block["mlp"]}, x), "norm1")
+        x = norm(x, "norm", params)
+        want = (x @ params["logits"]["kernel"] + params["logits"]["bias"]) @ TABLE.T
+
+        state, one = net.start(MEMORY), []
+        for column in inputs.T:  # word by word on a cache
+            state, out = net.apply(variables, TABLE, state, column, method="step")
+            one.append(out)
+        return want, net.apply(variables, TABLE, MEMORY, inputs, method="write"), jnp.stack(one, 1), net.apply(
+            variables, TABLE, tokens, method="read")
+
+    want, got, one, read = run(jnp.array([[2, 3, 1], [2, 3, 2], [3, 3, 1]]))
+    np.testing.assert_allclose(got[..., 1:], want[..., 1:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one[..., 1:], want[..., 1:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(read[0, :2], read[1, :2], atol=1e-6)  # a directional reader does not see what follows
+    assert np.abs(read[0, 2] - read[1, 2]).max() > 1e-3 and np.abs(read[0, 1:] - read[2, 1:]).max() > 1e-3
 
 
 def test_cross_attention_is_softmax_of_queries_and_keys():

@@ -8,6 +8,7 @@ from claims import Outcome, claim
 from claims.training import config_of, over, trained
 from jaxae import data, metrics, quantizers
 from jaxae.data.paraphrases import OBJECTS, TEMPLATES, VERBS, VOCABULARY, render
+from jaxae.metrics.retrieval import retrieval_accuracy
 from jaxae.metrics.text import ibleu_of
 from jaxae.quantizers.codebook import vector
 from jaxae.systems import paraphraser
@@ -91,6 +92,23 @@ def swapped(now, parts) -> dict[str, float]:
     return {"exact": float(right.mean()), "exact_unseen": float(right[unseen].mean())}
 
 
+def retrieved(now, parts) -> dict[str, float]:
+    """Share of the 320 sentences whose nearest neighbour, by each part of the latent, has their meaning, or their
+    template: the paper's probe by retrieval. Without a form `sem` is the whole latent."""
+    factors = np.stack(np.meshgrid(*map(np.arange, (len(VERBS), len(OBJECTS), len(TEMPLATES))), indexing="ij"), -1)
+    factors = factors.reshape(-1, 3)
+
+    @jax.jit
+    def latents(x):
+        return parts.join(now, parts.meaning_of(now, x), parts.codes_of(now, x) if parts.form else None)
+
+    z = latents(jnp.asarray(render(factors)))
+    labels = {"template": factors[:, 2], "meaning": factors[:, 0] * len(OBJECTS) + factors[:, 1]}
+    found = {"sem": z[:, :parts.meaning]} | ({"syn": z[:, parts.meaning:]} if parts.form else {})
+    return {f"retrieved_{of}_by_{name}": float(retrieval_accuracy(part, jnp.asarray(label)))
+            for name, part in found.items() for of, label in labels.items()}
+
+
 @claim(paper="P128", budget=400,
        threshold={"exact": 0.9, "own": 0.95, "other": 0.4, "copies": 95.0},
        sentence="on a planted language the code of form of another template gives the original meaning in that "
@@ -111,7 +129,7 @@ def separator_factorises_meaning_and_form(threshold):
 
     ours, parts = run(1500, codes=CODES, temperature=0.1, predictor_steps=300, predictor_hidden=256, anneal_start=300,
                       anneal_steps=300)
-    plain, _ = run(600, triples=False, form_heads=0, variational=False)
+    plain, plain_parts = run(600, triples=False, form_heads=0, variational=False)
     member = ours.members[0]
     now = Variables(member.params, member.extra[0])
     found = swapped(now, parts) | probes(now, parts)
@@ -119,6 +137,10 @@ def separator_factorises_meaning_and_form(threshold):
     found |= {f"test_{name}": float(ours.test[name][0]) for name in names}
     found |= {f"autoencoder_{name}": float(plain.test[name][0]) for name in ("bleu", "self_bleu", "ibleu", "exact")}
     codes = over(lambda batch: parts.codes_of(now, batch["x"]), dataset.test, dataset)
+    found |= retrieved(now, parts)
+    copier = plain.members[0]
+    found |= {f"autoencoder_{name}": value for name, value in retrieved(
+        Variables(copier.params, copier.extra[0]), plain_parts).items()}
     found["forms_in_use"] = len(np.unique(codes, axis=0))
     holds = (found["exact"] > threshold["exact"]
              and min(found["template_from_syn"], found["meaning_from_sem"]) > threshold["own"]

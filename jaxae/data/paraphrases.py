@@ -41,7 +41,7 @@ class Triple(NamedTuple):
 
 def make_triples(clusters: Sequence[Sequence[Any]], template_fn: Callable[[Any], Hashable], *, per_cluster: int = 5,
                  template_dropout: float = 0.0, fill: Callable[[Any, np.random.Generator], Any] | None = None,
-                 seed: int = 0) -> list[Triple]:
+                 candidates: int = 0, seed: int = 0) -> list[Triple]:
     """Draws triples from clusters of paraphrases: same meaning, same form, for each target.
 
     The target is any sentence of its cluster. The paraphrase is another of the same cluster, of another template where
@@ -57,6 +57,7 @@ def make_triples(clusters: Sequence[Sequence[Any]], template_fn: Callable[[Any],
       template_dropout: probability that the exemplar has the template of another sentence of the target's cluster
         instead, so that codes of form are seen with meanings that they did not have; 0.3 in the reference's code.
       fill: `(target, rng) -> exemplar`.
+      candidates: so many sentences of a template, drawn once, may be exemplars, for quick work on large sets; 0: all.
       seed: of the draw.
 
     Returns:
@@ -79,6 +80,10 @@ def make_triples(clusters: Sequence[Sequence[Any]], template_fn: Callable[[Any],
         for j, template in enumerate(row):
             where[template].append((i, j))
     rng, triples = np.random.default_rng(seed), []
+    if candidates:
+        draw = np.random.default_rng((seed, 1))
+        where.update({template: [found[i] for i in draw.choice(len(found), candidates, replace=False)]
+                      for template, found in where.items() if len(found) > candidates})
 
     def one_of(found):
         return found[int(rng.integers(len(found)))]

@@ -1,4 +1,4 @@
-"""Multi-head attention and the pre-norm transformer block, in parallel or step by step with a cache."""
+"""Multi-head attention and the transformer block, in parallel or step by step with a cache."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -160,11 +160,12 @@ def _check_heads(name, d, heads):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm transformer block: `[b t d] -> [b t d]`.
+    """Transformer block: `[b t d] -> [b t d]`.
 
     `x <- x + attention(norm(x))`, then, where there is a memory, `x <- x + cross(norm(x), memory)`, then
     `x <- x + mlp(norm(x))` with `activation` in a hidden layer of `mlp_ratio * d`. With a cache the block continues its
     sequences and returns the new cache too; tokens that are not `seen` `[b t]` are no keys: both as in `SelfAttention`.
+    With norm_place 'post' each of the three is `x <- norm(x + layer(x))`, as in the first transformer.
 
     The style 'llama' has root-mean-square norms, no biases, and in the MLP's place down(silu(gate x) * up x) with 2/3
     of the hidden units, rounded up to a multiple of 256 from 256 on; it takes `angles`, rotary positions.
@@ -179,9 +180,10 @@ class TransformerBlock(nn.Module):
       axis_name: mapped axis over which the batch is spread (dropout noise is that of the global batch).
       activation: of the MLP.
       style: 'gpt' or 'llama'.
+      norm_place: 'pre', before each layer, or 'post', after each sum.
 
     Raises:
-      ValueError: for a style that does not exist.
+      ValueError: for a style or a place of the norm that does not exist.
 
     Reference: Touvron et al. 2023, LLaMA, arXiv:2302.13971, for that style; Xiong et al. 2020, On Layer
     Normalization in the Transformer Architecture, arXiv:2002.04745.
@@ -196,29 +198,37 @@ class TransformerBlock(nn.Module):
     axis_name: str | None = None
     activation: Callable[[Array], Array] = nn.gelu
     style: str = "gpt"
+    norm_place: str = "pre"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], cache: PyTree = None, seen: Bool[Array, "b t"] | None = None, *,
                  memory: Float[Array, "b m e"] | None = None, angles: Float[Array, "t p"] | None = None,
                  deterministic: bool = True) -> Float[Array, "b t d"] | tuple:
-        def drop(y):
-            if deterministic or not self.dropout:
-                return y
-            return dropout(y, self.dropout, self.make_rng("dropout"), self.axis_name)
+        if self.norm_place not in ("pre", "post"):
+            raise ValueError(f"TransformerBlock: norm_place={self.norm_place!r} must be one of pre, post.")
+        pre, gpt, norm = self.norm_place == "pre", self.style == "gpt", block_norm(self.style)
 
-        d, gpt, norm = x.shape[-1], self.style == "gpt", block_norm(self.style)
-        y = norm(dtype=self.dtype, name="norm0")(x)
-        y = SelfAttention(self.heads, self.causal, self.dtype, self.kind, gpt, name="attention")(y, cache, seen, angles)
+        def before(x, name):
+            return norm(dtype=self.dtype, name=name)(x) if pre else x
+
+        def add(x, y, name):
+            if not deterministic and self.dropout:
+                y = dropout(y, self.dropout, self.make_rng("dropout"), self.axis_name)
+            return x + y if pre else norm(dtype=self.dtype, name=name)(x + y)
+
+        d = x.shape[-1]
+        y = SelfAttention(self.heads, self.causal, self.dtype, self.kind, gpt, name="attention")(
+            before(x, "norm0"), cache, seen, angles)
         if cache is not None:
             y, cache = y
-        x = x + drop(y)
+        x = add(x, y, "norm0")
         if memory is not None:
-            y = norm(dtype=self.dtype, name="cross_norm")(x)
-            x = x + drop(CrossAttention(self.heads, self.dtype, name="cross")(y, memory))
-        y, hidden = norm(dtype=self.dtype, name="norm1")(x), int(self.mlp_ratio * d)
+            y = CrossAttention(self.heads, self.dtype, name="cross")(before(x, "cross_norm"), memory)
+            x = add(x, y, "cross_norm")
+        y, hidden = before(x, "norm1"), int(self.mlp_ratio * d)
         mlp = MLP((hidden, d), self.activation, self.dtype, name="mlp") if gpt else GatedMLP(
             _gated_width(hidden), self.dtype, name="mlp")
-        x = x + drop(mlp(y))
+        x = add(x, mlp(y), "norm1")
         return x if cache is None else (x, cache)
 
 

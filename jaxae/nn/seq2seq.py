@@ -23,7 +23,7 @@ class Seq2Seq(nn.Module):
         read(x) = Transformer(sqrt(width) E[x]),    logits_t = Transformer(sqrt(width) E[y_<t], memory) E^T
 
     The table E `[vocabulary width]` is no parameter of the module but an argument, so that it may be learned, shared or
-    fixed. Blocks are pre-norm and positions learned, see `Transformer`.
+    fixed.
 
     Attributes:
       length: of the sequences, t.
@@ -35,6 +35,12 @@ class Seq2Seq(nn.Module):
       axis_name: mapped axis over which the batch is spread.
       dtype: of the computation; parameters and outputs are float32.
       activation: of the MLPs.
+      norm: 'pre' or 'post': where the blocks have their norms, see `TransformerBlock`; a last one follows them.
+      positions: 'learned' or 'sinusoidal'.
+      directional: the reader too sees, at each token, only those before it.
+
+    Raises:
+      ValueError: for a norm or positions that do not exist.
 
     Reference: Vaswani et al., 'Attention is all you need', 2017, arXiv 1706.03762; the table at both ends: Press and
     Wolf, 'Using the output embedding to improve language models', 2016, arXiv 1608.05859.
@@ -49,14 +55,21 @@ class Seq2Seq(nn.Module):
     axis_name: str | None = None
     dtype: Any = jnp.float32
     activation: Callable[[Array], Array] = nn.relu
+    norm: str = "pre"
+    positions: str = "learned"
+    directional: bool = False
 
     def setup(self):
+        for name, kinds in (("norm", ("pre", "post")), ("positions", ("learned", "sinusoidal"))):
+            if getattr(self, name) not in kinds:
+                raise ValueError(f"Seq2Seq: {name}={getattr(self, name)!r} must be one of {', '.join(kinds)}")
+
         def transformer(causal):
             return Transformer(self.width, (self.length,), self.width, self.layers, self.heads,
                                self.hidden / self.width, causal, dropout=self.dropout, axis_name=self.axis_name,
-                               dtype=self.dtype, activation=self.activation)
+                               dtype=self.dtype, activation=self.activation, norm_place=self.norm, place=self.positions)
 
-        self.encoder, self.decoder = transformer(False), transformer(True)
+        self.encoder, self.decoder = transformer(self.directional), transformer(True)
 
     def __call__(self, table: Array, x: Int[Array, "n t"]) -> Float[Array, "n t v"]:
         """Logits of x from what is read of it: every parameter has its part."""
@@ -65,7 +78,9 @@ class Seq2Seq(nn.Module):
     def read(self, table: Float[Array, "v d"], x: Int[Array, "n t"], *, deterministic: bool = True
              ) -> Float[Array, "n t d"]:
         """Vectors of the tokens in their context; padding is read by no other."""
-        seen = sequence_mask(x).at[:, 0].set(True)  # of a row of padding alone too, or its softmax is of nothing
+        seen = None  # padding comes last: where only earlier tokens are seen, it is read by itself alone
+        if not self.directional:
+            seen = sequence_mask(x).at[:, 0].set(True)  # of a row of padding alone too, or its softmax is of nothing
         return self.encoder(self._words(table, x), seen=seen, deterministic=deterministic)
 
     def write(self, table: Float[Array, "v d"], memory: Float[Array, "n m e"], inputs: Int[Array, "n t"],

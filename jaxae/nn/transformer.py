@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxae.nn.attention import TransformerBlock, block_norm, empty_cache
+from jaxae.nn.denoise import time_embedding
 from jaxae.nn.rotary import rotary_angles
 
 
@@ -47,8 +48,27 @@ class Positions(nn.Module):
         return total.reshape(-1, self.width)
 
 
+def sinusoids(length: int, width: int) -> Float[Array, "t d"]:
+    """Positions as sines and cosines in turn: channels 2i and 2i+1 of place t are those of t / 10000^(2i / width).
+
+    Args:
+      length: places, t.
+      width: channels, an even number.
+
+    Raises:
+      ValueError: for an odd width.
+
+    >>> [[round(float(value), 3) for value in row] for row in sinusoids(2, 4)]
+    [[0.0, 1.0, 0.0, 1.0], [0.841, 0.54, 0.01, 1.0]]
+
+    Reference: Vaswani et al., 'Attention is all you need', 2017, arXiv 1706.03762.
+    """
+    cos, sin = jnp.split(time_embedding(jnp.arange(length), width), 2, axis=-1)
+    return jnp.stack([sin, cos], -1).reshape(length, width)
+
+
 class Transformer(nn.Module):
-    """Pre-norm transformer over embedded tokens: `[b t width] -> [b t out]`.
+    """Transformer over embedded tokens: `[b t width] -> [b t out]`.
 
         x_t <- x_t + position_t;   x <- block(x), `layers` times;   logits = W norm(x) + b
 
@@ -75,6 +95,8 @@ class Transformer(nn.Module):
       activation: of the MLPs.
       style: 'gpt', or 'llama': rotary positions over all axes in place of learned ones, and the blocks of
         `TransformerBlock` that go with them; only with softmax attention.
+      norm_place: 'pre' or 'post' of the blocks' norms, see `TransformerBlock`; one more norm follows the last block.
+      place: 'learned' positions or 'sinusoidal' ones (`sinusoids` of the raster order), for the style 'gpt'.
 
     Reference: Vaswani et al., 'Attention is all you need', 2017, arXiv 1706.03762; the recurrent form of linear
     attention: Katharopoulos, Vyas, Pappas, Fleuret, 2020, arXiv 2006.16236.
@@ -102,6 +124,8 @@ class Transformer(nn.Module):
     dtype: Any = jnp.float32
     activation: Callable[[Array], Array] = nn.gelu
     style: str = "gpt"
+    norm_place: str = "pre"
+    place: str = "learned"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"], cache: Cache | None = None, *,
@@ -118,14 +142,18 @@ class Transformer(nn.Module):
           float32 logits, and with a cache the new cache: `(logits, cache)`.
 
         Raises:
-          ValueError: without a cache, for another number of tokens than positions; for a style that does not exist or
-            does not go with the attention.
+          ValueError: without a cache, for another number of tokens than positions; for a style or a kind of positions
+            that does not exist, or a style that does not go with the attention.
         """
         t, length, norm, rotary = x.shape[1], math.prod(self.shape), block_norm(self.style), self.style == "llama"
         if rotary and self.attention != "softmax":
             raise ValueError("Transformer: rotary positions (style='llama') are for softmax attention.")
+        if self.place not in ("learned", "sinusoidal"):
+            raise ValueError(f"Transformer: place={self.place!r} must be one of learned, sinusoidal.")
         if rotary:
             positions = jnp.asarray(rotary_angles(tuple(self.shape), self.width // self.heads))
+        elif self.place == "sinusoidal":
+            positions = sinusoids(length, self.width)
         else:
             positions = Positions(tuple(self.shape), self.width, self.factored, name="positions")()
         if cache is not None:
@@ -137,7 +165,7 @@ class Transformer(nn.Module):
         states = []
         for i in range(self.layers):
             block = TransformerBlock(self.heads, self.mlp_ratio, self.causal, self.dtype, self.attention, self.dropout,
-                                     self.axis_name, self.activation, self.style, name=f"block{i}")
+                                     self.axis_name, self.activation, self.style, self.norm_place, name=f"block{i}")
             x = block(x, None if cache is None else cache.layers[i], seen, memory=memory,
                       angles=positions if rotary else None, deterministic=deterministic)
             if cache is not None:

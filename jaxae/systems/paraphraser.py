@@ -27,17 +27,19 @@ def defaults() -> dict[str, Any]:
     """Keys of `config.model` for the model, beside those of `bottlenecks.defaults` for the form, whose width follows.
 
     `vocabulary`: number of tokens, 0 for padding and 1 for the end included. `transformer_width`, `transformer_layers`,
-    `transformer_heads`, `transformer_hidden`: of encoder and decoder, each. `dropout`: in both. `token_dropout`: share
-    of the decoder's inputs that training hides. `embeddings`: an npy file with the words' vectors [vocabulary width],
-    which then stay as they are; '' learns them. `form_heads`: how many of the `transformer_heads` pooled heads are the
-    form, 0 for a latent of one part. `variational`: whether the meaning is a Gaussian, or a point. `beam`: width of the
-    search for outputs, 1 is greedy; `length_penalty`: see `beam_search`. `predictor_hidden`, `predictor_dropout`: of
-    the code predictor.
+    `transformer_heads`, `transformer_hidden`, `transformer_norm` ('pre', 'post'), `transformer_positions` ('learned',
+    'sinusoidal'), `transformer_directional`: of encoder and decoder, each, see `Seq2Seq`. `dropout`: in both.
+    `token_dropout`: share of the decoder's inputs that training hides. `embeddings`: an npy file with the words'
+    vectors [vocabulary width], which then stay as they are; '' learns them. `form_heads`: how many of the
+    `transformer_heads` pooled heads are the form, 0 for a latent of one part. `variational`: whether the meaning is a
+    Gaussian, or a point. `beam`: width of the search for outputs, 1 is greedy; `length_penalty`: see `beam_search`.
+    `predictor_hidden`, `predictor_dropout`: of the code predictor.
     """
     form = dict(codes=256, heads=4, temperature=1.0, soft=True, start="normal")
     return {key: value for key, value in bottlenecks.defaults().items() if key != "width"} | form | dict(
         vocabulary=0, transformer_width=128, transformer_layers=2, transformer_heads=8, transformer_hidden=512,
-        dropout=0.1, token_dropout=0.2, embeddings="", form_heads=2, variational=True, beam=4, length_penalty=1.0,
+        transformer_norm="pre", transformer_positions="learned", transformer_directional=False, dropout=0.1,
+        token_dropout=0.2, embeddings="", form_heads=2, variational=True, beam=4, length_penalty=1.0,
         predictor_hidden=512, predictor_dropout=0.2)
 
 
@@ -120,7 +122,8 @@ def paraphraser(config: ConfigDict, example: PyTree, axis_name: str | None = Non
     family = posterior("diagonal" if model.variational else "point", meaning)
     quantizer = form and bottlenecks.quantizer_of(ConfigDict(dict(model) | {"width": form}), axis_name)
     seq = Seq2Seq(length, width, model.transformer_layers, heads, model.transformer_hidden, model.dropout, axis_name,
-                  dtype)
+                  dtype, norm=model.transformer_norm, positions=model.transformer_positions,
+                  directional=model.transformer_directional)
     pool = MultiheadPool(heads, each, model.dropout, axis_name, dtype)
     spread = MultiheadPool(meaning // each, each, model.dropout, axis_name, dtype)
     if form:

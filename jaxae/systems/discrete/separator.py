@@ -28,11 +28,14 @@ def defaults() -> ConfigDict:
 
     `triples`: whether the meaning comes from the data's `paraphrase` and the form from its `exemplar`, or all from the
     target itself, as in an autoencoder. `kl_weight`: of the KL's mean over the dimensions of the meaning; it is 0 for
-    `anneal_start` updates and rises to its value in `anneal_steps` more. `predictor_steps`: the last updates of the
-    run, which train the code predictor alone, with `predictor_rate`.
+    `anneal_start` updates and rises to its value in `anneal_steps` more. `predictor_steps`: the last steps of the
+    run, which train the code predictor alone, with `predictor_rate`. `predictor_batch`: examples of one of its updates,
+    a multiple of `config.batch_size`, of so many of these steps: all that it learns from stays as it is meanwhile, so
+    that the mean of their gradients is that of the large batch. 0 is `config.batch_size`.
     """
     return ConfigDict(core.defaults() | dict(triples=True, kl_weight=1.0, anneal_start=0, anneal_steps=0,
-                                             predictor_steps=500, predictor_rate=1e-3))
+                                             predictor_steps=500, predictor_rate=1e-3,
+                                             predictor_batch=0))
 
 
 def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:
@@ -57,13 +60,15 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     Latents are vectors [n width], (mean of the meaning, codes of the form). What else the model does is in
     `paraphraser.paraphraser(config, example)`: `paraphrase`, `transfer` (the oracle mode), `predicted_codes`.
 
-    Blocks are pre-norm and positions learned, where the published code has post-norm and sinusoids.
+    The published code has `transformer_norm='post'`, `transformer_positions='sinusoidal'` and an encoder that sees
+    earlier words alone, `transformer_directional=True`. Its output layer is the words' table with nothing before it,
+    where a linear layer comes here between; and it has dropout on positions and attention weights too.
 
     Raises:
       ValueError: for options that do not exist or do not fit the data or one another.
     """
     model, parts = config.model, core.paraphraser(config, example, axis_name)
-    _check(model, parts, example, config.steps)
+    _check(model, parts, example, config)
     quantizer = parts.quantizer
 
     def init(key: Array, batch):
@@ -122,17 +127,23 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
 
     def measures(now, batch):
         """What evaluation adds, per example."""
-        y, y_hat = batch["x"], rebuilt(now, batch)
+        y, source, several = batch["x"], batch.get("paraphrase"), {}
+        several["rebuilt"] = recalled(now, batch)
+        if source is not None:
+            z = parts.meaning_of(now, source)
+            several[""] = parts.join(now, z, parts.predicted_codes(now, source) if parts.form else None)
+            if parts.form:
+                several["oracle_"] = parts.join(now, z, parts.codes_of(now, y))
+        written = parts.write(now, jnp.concatenate(list(several.values())))  # one search for all
+        written = dict(zip(several, jnp.split(written, len(several)), strict=True))
+        y_hat = written.pop("rebuilt")
         found = {"exact": exact_match(y, y_hat), "token_accuracy": token_accuracy(y, y_hat)}
-        if "paraphrase" not in batch:
+        if source is None:
             return found
-        source = batch["paraphrase"]
-        references = batch["references"] if "references" in batch else y[:, None]
-        written = {"": parts.paraphrase(now, source)}
         if parts.form:
             found["predictor"] = cross_entropy(now, batch)
             found["code_counts"] = jax.vmap(counts_of)(parts.codes_of(now, y))
-            written["oracle_"] = parts.transfer(now, source, y)
+        references = batch["references"] if "references" in batch else y[:, None]
         for name, y_hat in written.items():
             found[_COUNTS[name]] = jnp.stack([bleu_counts(y_hat, references, END),
                                               bleu_counts(y_hat, source[:, None], END)], 1)
@@ -169,10 +180,13 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
             params, moving = params | {"codes": new.learned}, new.moving
         return params, (moving, step + 1)
 
-    def rebuilt(now, batch):
-        """The target as the triple has it."""
+    def recalled(now, batch):
+        """What the target is written from: the memory that its triple gives."""
         source, exemplar = sources(batch)
-        return parts.transfer(now, source, exemplar) if parts.form else parts.paraphrase(now, source)
+        return parts.join(now, parts.meaning_of(now, source), parts.codes_of(now, exemplar) if parts.form else None)
+
+    def rebuilt(now, batch):
+        return parts.write(now, recalled(now, batch))
 
     def encode(now, x):
         now = now_of(*now)
@@ -215,12 +229,15 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
                     after=after, prepare=prepare if quantizer and quantizer.start else None, **shared, **rest)
     if not parts.form or not model.predictor_steps:
         return first
-    second = players(init, [Player("", predictor_loss, optax.adam(model.predictor_rate), ("predictor",))], **shared,
-                     **rest)
+    rule = optax.adam(model.predictor_rate)
+    if model.predictor_batch > config.batch_size:
+        rule = optax.MultiSteps(rule, model.predictor_batch // config.batch_size).gradient_transformation()
+    second = players(init, [Player("", predictor_loss, rule, ("predictor",))], **shared, **rest)
     return in_phases([(first, steps), (second, model.predictor_steps)])
 
 
-def _check(model, parts, example, steps):
+def _check(model, parts, example, config):
+    steps, batch = config.steps, config.batch_size
     wanted = ("paraphrase", "exemplar") if parts.form or model.triples else ()
     missing = [name for name in wanted if name not in example]
     if missing:
@@ -237,6 +254,10 @@ def _check(model, parts, example, steps):
                          f"model.kl_weight={model.kl_weight} must not be negative")
     if parts.form and not 0 <= model.predictor_steps < steps:
         raise ValueError(f"model.predictor_steps={model.predictor_steps} must be a part of the {steps} config.steps")
+
+    if parts.form and (model.predictor_batch < 0 or model.predictor_batch % batch):
+        raise ValueError(f"model.predictor_batch={model.predictor_batch} must be a multiple of config.batch_size="
+                         f"{batch}, or 0")
 
 
 __all__ = ["build", "defaults"]
