@@ -9,12 +9,15 @@ import jax
 import numpy as np
 
 from jaxae.data import transforms
+from jaxae.data.activations import activations
 from jaxae.data.checks import as_label, as_x, check, kind_of
+from jaxae.data.dictionaries import dictionary, feature_tree
 from jaxae.data.digits import digits, sklearn_digits
 from jaxae.data.files import folder, npz, split_arrays
 from jaxae.data.gaussians import gaussians
 from jaxae.data.paraphrases import paraphrases
 from jaxae.data.photographs import photographs
+from jaxae.data.questions import paralex, qqp
 from jaxae.data.scenes import scenes
 from jaxae.data.sentences import sentences
 from jaxae.data.source import ArraySource, DataError, Source
@@ -23,7 +26,7 @@ from jaxae.data.tfds import tfds
 
 # Every option with its default, which leaves the choice to the source. The sources' docstrings say the rest.
 DEFAULTS: dict[str, Any] = {
-    "source": "digits",          # a name of SOURCES, 'tfds:NAME', 'npz:PATH' or 'folder:PATH'
+    "source": "digits",          # of SOURCES, or 'tfds:NAME', 'npz:PATH', 'folder:PATH', 'activations:PATH'
     "binarize": "none",          # 'none', 'static' (one draw per example for ever), 'dynamic' (one per step)
     "levels": 0,                 # grey levels, or of each colour, to which images are rounded; 0: as they are
     "augment": (),               # names of transforms.AUGMENT: 'flip', 'shift', 'crop'; training only
@@ -38,12 +41,24 @@ DEFAULTS: dict[str, Any] = {
     "x": "", "label": "", "test_x": "", "test_label": "",             # names of arrays (npz), features (tfds)
     "components": 8, "dim": 2, "layout": "circle", "radius": 2.0, "std": 0.1,   # gaussians
     "factor_sizes": (),                                                # sprites
+    "vocabulary": "", "words": 0, "length": 0, "per_cluster": 5, "template_dropout": 0.3,   # paralex, qqp
+    "normalise": "none",         # activations: 'mean_norm' (mean |x|^2 = d) or 'example' (mean 0, norm 1)
+    "atom_dim": 0, "noise": 0.0,                                       # dictionary, feature_tree
+    "atoms": 64, "active": 3, "active_std": 0.0, "coefficients": "uniform", "low": 0.5, "high": 1.5,  # dictionary
+    "frequencies": "uniform", "zipf_exponent": 1.0, "group_ratio": 10.0, "correlated": 0.0,
+    "rare_atoms": 0, "rare_probability": 0.01, "rare_coefficient": 1.2, "unit_norm": False,
+    "branching": (8, 4), "root_probability": 0.2, "child_probability": 0.8, "exclusive": True,        # feature_tree
+    "sibling_cosine": 0.0, "coefficient_mean": 1.5, "coefficient_std": 0.25,
 }
 SOURCES: dict[str, Callable[..., tuple[Source, Source]]] = {
     "digits": digits, "sklearn_digits": sklearn_digits, "photographs": photographs, "gaussians": gaussians,
-    "sprites": sprites, "scenes": scenes, "sentences": sentences, "paraphrases": paraphrases,
+    "sprites": sprites, "scenes": scenes, "sentences": sentences, "paraphrases": paraphrases, "dictionary": dictionary,
+    "feature_tree": feature_tree,
 }
-_SCHEMES: dict[str, Callable[..., tuple[Source, Source]]] = {"tfds": tfds, "npz": npz, "folder": folder}
+_SCHEMES: dict[str, Callable[..., tuple[Source, Source]]] = {
+    "tfds": tfds, "npz": npz, "folder": folder, "activations": activations,
+    "paralex": paralex, "qqp": qqp,
+}
 _COMMON = ("source", "binarize", "levels", "augment", "num_train", "num_test", "seed", "resident_bytes")
 
 
@@ -170,7 +185,8 @@ def _builder(source: str) -> tuple[Callable[..., tuple[Source, Source]], dict[st
         return SOURCES[source], {}
     near = difflib.get_close_matches(source, SOURCES, 1)
     raise DataError(f"unknown data source {source!r}" + (f", did you mean {near[0]!r}?" if near else
-                    f": use one of {', '.join(SOURCES)}, tfds:NAME, npz:PATH or folder:PATH"))
+                    f": use one of {', '.join(SOURCES)}, activations:PATH, paralex:PATH, qqp:PATH, tfds:NAME, npz:PATH "
+                    "or folder:PATH"))
 
 
 def _dataset(train: Source, test: Source, options: Mapping[str, Any], name: str) -> Dataset:
