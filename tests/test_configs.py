@@ -219,6 +219,27 @@ def sizes_at_paper_scale(name, arg="paper", shape=(28, 28, 1)):
     return config, {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in params.items()}
 
 
+@pytest.mark.parametrize("arg, places, codes, width, networks, batch", [
+    ("paper_taming", 16, 1024, 256, 71_879_555, 96), ("paper_rotation_16x16x256", 16, 1024, 256, 71_879_555, 96),
+    ("paper_rotation_64x64x3", 64, 8192, 3, 55_298_206, 64),
+    ("paper_rotation_32x32x4", 32, 16384, 4, 67_651_759, 64),
+    ("paper_rotation_vqvae_32x32x32,cosine", 32, 1024, 32, 0, 256),
+    ("paper_rotation_vqvae_64x64x3", 64, 8192, 3, 55_298_206, 256),
+    ("paper_fsq", 16, 1000, 4, 0, 256), ("paper_llamagen", 16, 16384, 8, 71_752_331, 128)])
+def test_paper_scale_vqgans_have_the_papers_maps_and_networks(arg, places, codes, width, networks, batch):
+    """Encoder and decoder together; LlamaGen's with its codes are the 71.9 million of its VQ-16."""
+    config, sizes = sizes_at_paper_scale("vqgan", arg, (256, 256, 3))
+    system = systems.build(config, {"x": jax.ShapeDtypeStruct((config.batch_size, 256, 256, 3), jnp.float32)})
+    assert system.latent[:2] == ((places, places), codes) and config.batch_size == batch
+    assert sizes.get("codes", codes * width) == codes * width  # else in moving averages, or none
+    assert not networks or sizes["encoder"] + sizes["decoder"] == networks
+    rotated = "rotation" in arg
+    assert (config.model.estimator == "rotation") == rotated and ("critic" in sizes) == ("vqvae" not in arg)
+    if "vqvae" in arg:  # 8 batches of 32
+        assert (config.optim.accumulate, config.model.decay, config.model.revive, config.optim.weight_decay) == (
+            8, 0.8, 0.0, 1e-4)
+
+
 def dense(*widths):
     return sum((a + 1) * b for a, b in zip(widths, widths[1:], strict=False))
 
@@ -289,8 +310,8 @@ def test_paper_scale_semantic_vq_has_maps_of_16x16_codes_and_a_transformer_of_30
     system = systems.build(config, batch)
     params = jax.eval_shape(system.init, jax.random.key(0), batch).params
     assert system.latent == ((2, 256), 1024, 1) and params["image_codes"].shape == (1024, 256)
-    assert params["semantic_encoder"]["body"]["down0"]["kernel"].shape == (4, 4, 151, 128)
-    seen = [params[f"{part}_decoder"]["in"]["kernel"].shape[2] for part in ("image", "semantic")]
+    assert params["semantic_encoder"]["body"]["in"]["kernel"].shape == (3, 3, 151, 128)  # VQGAN's networks
+    seen = [params[f"{part}_decoder"]["from_codes"]["kernel"].shape[2] for part in ("image", "semantic")]
     assert seen == [512, 256]  # the image's decoder sees both
     config = get_config("prior", "paper_semantic")
     config.model.update(dict(codes=1024, prefix=1))
@@ -316,3 +337,16 @@ def _leaves(config, prefix=""):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+@pytest.mark.parametrize("arg, width, atoms, own", [("paper", 768, 32_768, {}),
+                                                    ("paper_gemma", 2304, 16_384, {"log_threshold": 16_384}),
+                                                    ("paper_clip", 768, 6144, {})])
+def test_paper_scale_sparse_autoencoders(arg, width, atoms, own):
+    config, sizes = sizes_at_paper_scale("sae", arg, (width,))
+    assert sizes == {"encoder": width * atoms, "decoder": width * atoms, "bias": atoms, "offset": width} | own
+    batch = {"x": jax.ShapeDtypeStruct((config.batch_size, width), jnp.float32)}
+    system = systems.build(config, batch)
+    state = jax.eval_shape(system.init, jax.random.key(0), batch)
+    moved, _ = jax.eval_shape(system.step, state, batch, jax.random.key(0))
+    assert moved.params["encoder"].shape == (width, atoms)

@@ -1,0 +1,86 @@
+"""Sparse autoencoders: TopK with AuxK (Gao et al. 2024, arXiv 2406.04093) and its relatives.
+
+    python experiments/run.py --config=configs/sae.py
+
+Trains 512 atoms on the 4,000 embedded digits, 16 of them active; the figure `atoms` shows the most frequent ones.
+
+Sparsifiers: `relu` (ReLU and an L1 penalty), `batch_topk` (Bussmann et al. 2024, arXiv 2412.06410; 'mutual choice' of
+Ayonrinde 2024, arXiv 2411.02124), `feature_choice` (the same paper), `jump_relu` (Lieberum et al. 2024, arXiv
+2408.05147), `gated` (Rajamanoharan et al. 2024, arXiv 2404.16014), `prolu` (Taggart 2024), `absolute` (Zhu et al. 2025,
+arXiv 2510.00404).
+
+Others, which combine (`--config=configs/sae.py:batch_topk,planted`): `multi` (Multi-TopK), `matryoshka` (nested numbers
+of active atoms, Zaigrajew et al. 2025, arXiv 2502.20578) and `prefix` (nested dictionaries, Bussmann et al. 2025, arXiv
+2503.17547), `tied` (Cunningham et al. 2023, arXiv 2309.08600: ReLU and L1), `tilted` (Muhamed et al. 2024, arXiv
+2411.00743), `no_revival` (without AuxK), `photographs` (grey crops).
+
+At the scale of the papers, on arrays of activations (`npz:PATH`, one array `x [n width]`): `paper` (GPT-2 small, 32,768
+atoms), `paper_gemma` (2,304 to 16,384 atoms, JumpReLU), `paper_clip` (768 to 6,144 atoms, nested).
+"""
+
+from jaxae.systems.sparse import dictionary
+from jaxae.train.config import apply_variants, base
+
+
+def get_config(arg: str = ""):
+    """The config of the comma-separated variants."""
+    config = base()
+    config.system = "sparse.dictionary"
+    config.model = dictionary.defaults()
+    config.update(dict(steps=2000, batch_size=200, eval_every=500, figures_every=1000, checkpoint_every=500))
+    config.model.update(dict(atoms=512, k=16, auxk=1 / 32, aux_atoms=64, dead_after=20_000))
+    config.optim.update(dict(learning_rate=2e-3, schedule="cosine", warmup_steps=50, average=0.999))
+
+    def sparsifier(name, **changes):
+        def change(c):
+            c.model.update(dict(sparsifier=name) | changes)
+        return change
+
+    def model(**changes):
+        return lambda c: c.model.update(changes)
+
+    def tied(c):
+        c.model.update(dict(encoder="tied", sparsifier="relu", l1=0.02, sparsity_warmup=200, auxk=0.0, center=False,
+                            offset="zero", unit_norm=False))
+
+    def photographs(c):
+        c.data.update(dict(source="photographs", size=16, channels=1))
+
+    def paper(c):
+        # 64-token contexts of the residual stream, batches of 131,072 tokens, 40 billion in all.
+        c.data.update(dict(source="npz:activations.npz", x="x"))
+        c.model.update(dict(atoms=32_768, k=32, input="example", aux_atoms=256, dead_after=10_000_000))
+        c.optim.update(dict(learning_rate=1e-4, schedule="constant", warmup_steps=0, eps=6.25e-10, average=0.999))
+        c.update(dict(steps=300_000, batch_size=131_072, log_every=100, eval_every=10_000, figures_every=10_000,
+                      checkpoint_every=10_000))
+
+    def paper_gemma(c):
+        # Widths of the residual stream of Gemma 2 2B; 4 billion tokens, no other remedy for dead atoms.
+        paper(c)
+        c.model.update(dict(atoms=16_384, sparsifier="jump_relu", l0=6e-4, threshold=0.001, bandwidth=0.001,
+                            sparsity_warmup=10_000, center=False, offset="zero", input="none", error="sum", auxk=0.0))
+        c.optim.update(dict(learning_rate=7e-5, schedule="constant", warmup_steps=1000, b1=0.0, eps=1e-8, average=0.0))
+        c.update(dict(steps=1_000_000, batch_size=4096))
+
+    def paper_clip(c):
+        # ViT-L/14 embeddings of CC3M, 30 epochs; the rate falls in the last fifth.
+        paper(c)
+        c.model.update(dict(atoms=6144, sparsifier="relu", ks=(64, 128, 256, 512, 1024, 2048, 4096, 6144), auxk=0.0,
+                            input="none"))
+        c.optim.update(dict(learning_rate=1e-4, clip=1.0, average=0.0))
+        c.update(dict(steps=21_000, batch_size=4096))
+
+    def tiny(c):
+        c.model.update(dict(atoms=24, k=3, aux_atoms=4, dead_after=50, ks=(2, 4, 24) if c.model.ks else ()))
+        c.data.size = 8
+
+    l1 = dict(l1=0.02, sparsity_warmup=200)
+    nested = dict(ks=(4, 8, 16, 32, 64, 512), auxk=0.0)
+    return apply_variants(config, arg, dict(
+        relu=sparsifier("relu", **l1), gated=sparsifier("gated", **l1), prolu=sparsifier("prolu", **l1),
+        batch_topk=sparsifier("batch_topk"), feature_choice=sparsifier("feature_choice"),
+        jump_relu=sparsifier("jump_relu", l0=0.002, threshold=0.1, bandwidth=0.2, sparsity_warmup=200),
+        absolute=sparsifier("absolute_topk"), multi=model(multi_k=4), matryoshka=model(**nested),
+        prefix=model(ks=(32, 64, 128, 256, 512), nest="prefix", auxk=0.0), tied=tied, tilted=model(tilt=2.0),
+        no_revival=model(auxk=0.0), photographs=photographs, paper=paper, paper_gemma=paper_gemma,
+        paper_clip=paper_clip, tiny=tiny))

@@ -1,0 +1,103 @@
+"""Atoms: how they start, their unit norm, and which of them are dead."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxae import collectives
+from jaxae.sae.codes import Codes
+
+FIRES = 1e-3  # codes above this count as firing
+
+
+class Activity(NamedTuple):
+    """Counts over the examples that were seen."""
+
+    silent: Int[Array, " m"]  # examples since each atom fired
+    frequency: Float[Array, " m"]  # moving average of the share of examples in which it fires
+
+
+def start_activity(atoms: int) -> Activity:
+    """No example was seen yet."""
+    return Activity(jnp.zeros((atoms,), jnp.int32), jnp.zeros((atoms,), jnp.float32))
+
+
+def note_activity(activity: Activity, fires: Bool[Array, "n m"], decay: float = 0.99,
+                  axis_name: str | None = None) -> Activity:
+    """The counts after a batch, over the global batch.
+
+    Args:
+      activity: before.
+      fires: codes above `FIRES`.
+      decay: of the moving average, per batch.
+      axis_name: the mapped axis.
+    """
+    return _counted(activity, fires.shape[0], fires.sum(0, dtype=jnp.int32), decay, axis_name)
+
+
+def note_sparse_activity(activity: Activity, codes: Codes, decay: float = 0.99,
+                         axis_name: str | None = None) -> Activity:
+    """`note_activity` from k values and their places."""
+    counts = jnp.zeros_like(activity.silent).at[codes.indices].add(codes.values > FIRES)
+    return _counted(activity, codes.values.shape[0], counts, decay, axis_name)
+
+
+def _counted(activity, rows, counts, decay, axis_name):
+    rows, times = collectives.total((jnp.int32(rows), counts), axis_name)
+    return Activity(jnp.where(times > 0, 0, activity.silent + rows),
+                    decay * activity.frequency + (1.0 - decay) * times / rows)
+
+
+def unit_rows(atoms: Float[Array, "m o"]) -> Float[Array, "m o"]:
+    """Rows divided by their norms; a row of zeros stays."""
+    return atoms / jnp.maximum(jnp.linalg.norm(atoms, axis=-1, keepdims=True), 1e-12)
+
+
+def random_atoms(key: Array, atoms: int, width: int) -> Float[Array, "m o"]:
+    """Directions that are uniform on the sphere."""
+    return unit_rows(jax.random.normal(key, (atoms, width)))
+
+
+def across(gradient: Float[Array, "m o"], atoms: Float[Array, "m o"]) -> Float[Array, "m o"]:
+    """The gradient without its part along each atom, which unit norm would take back and Adam's moments keep."""
+    unit = unit_rows(atoms)
+    return gradient - (gradient * unit).sum(-1, keepdims=True) * unit
+
+
+def across_atoms(name: str = "decoder") -> optax.GradientTransformation:
+    """`across` for the entry `name` of the parameters, to stand before an optimizer in a chain.
+
+    Reference: Gao et al. 2024, arXiv 2406.04093.
+    """
+    def update(gradients: PyTree, state, params=None):
+        if params is None:
+            raise ValueError("across_atoms needs the parameters: call update(gradients, state, params)")
+        return gradients | {name: across(gradients[name], params[name])}, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def geometric_median(x: Float[Array, "n d"], steps: int = 30) -> Float[Array, " d"]:
+    """The point whose summed distance to the examples is least, by Weiszfeld's iterations from the mean.
+
+    Args:
+      x: examples.
+      steps: of the iteration.
+
+    Returns:
+      `[d]`.
+    """
+    def nearer(_, median):
+        weights = 1.0 / jnp.maximum(jnp.linalg.norm(x - median, axis=-1), 1e-8)
+        return weights @ x / weights.sum()
+
+    return jax.lax.fori_loop(0, steps, nearer, x.mean(0))
+
+
+def matched_scale(x: Float[Array, "n d"], decoded: Float[Array, "n d"]) -> Float[Array, ""]:
+    """What to multiply an encoder by so that its reconstructions `decoded` have the mean norm of the inputs."""
+    found = jnp.linalg.norm(decoded, axis=-1).mean()
+    return jnp.where(found > 0, jnp.linalg.norm(x, axis=-1).mean() / jnp.maximum(found, 1e-12), 1.0)

@@ -1,0 +1,187 @@
+"""Sparsifiers of a dictionary by config: which atoms are in use, in training and afterwards."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxae.metrics.scaling_laws import zipf_quotas
+from jaxae.sae import encoders
+from jaxae.sae import sparsifiers as sparse
+from jaxae.sae.codes import Codes, sparse_pays
+from jaxae.sae.encoders import Encoded
+
+NAMES = ("topk", "batch_topk", "feature_choice", "gradient_topk", "absolute_topk", "relu", "jump_relu", "gated",
+         "prolu")
+
+
+def defaults() -> dict[str, Any]:
+    """Keys of `config.model` that choose the sparsifier.
+
+    `sparsifier`: 'topk' (the `k` largest of each example), 'absolute_topk' (by magnitude, signed), 'gradient_topk'
+    (by activation and by how much a later loss depends on the atom: data with `gradient`, weighed by `beta`),
+    'batch_topk' (k of each example on average over the batch), 'feature_choice' (examples for each atom by quotas,
+    `quotas` 'uniform' or 'zipf' with `zipf_exponent` and `zipf_shift`), 'relu', 'jump_relu' (a threshold for each
+    atom, from `threshold`, learned by kernels of `bandwidth`), 'gated', or 'prolu'. `threshold_decay`: of the moving
+    average of thresholds by which 'batch_topk' and 'feature_choice' choose outside training.
+    """
+    return dict(sparsifier="topk", k=8, beta=1.0, quotas="zipf", zipf_exponent=1.0, zipf_shift=7.0, threshold=0.001,
+                bandwidth=0.05, threshold_decay=0.99)
+
+
+class Chosen(NamedTuple):
+    """What a sparsifier gives."""
+
+    codes: Codes
+    l0: Array  # [n] active atoms; with a gradient where the sparsifier has one
+    threshold: Array  # the new moving average, or () as it was
+    gate: Array | None = None  # [n m] what a loss must teach, as it has no gradient from the codes
+
+
+class Sparsifier(NamedTuple):
+    """A choice of atoms: `choose(params, threshold, x, encoded, atoms, batch, train) -> Chosen`."""
+
+    params: Callable[[int], dict[str, Array]]  # atoms -> what it learns
+    threshold: Callable[[int], Array]  # atoms -> its state before the first step
+    choose: Callable[..., Chosen]
+    sparse: bool = False  # whether it reads few entries, so that gradients need not reach the others
+
+
+def sparsifier_of(model, atoms: int, examples: int, axis_name: str | None = None) -> Sparsifier:
+    """The sparsifier of the config.
+
+    Args:
+      model: `config.model`.
+      atoms: m.
+      examples: of a global batch, for quotas.
+      axis_name: the mapped axis.
+
+    Raises:
+      ValueError: for a name that is not there, or k outside [1, m].
+    """
+    if model.sparsifier not in NAMES:
+        raise ValueError(f"model.sparsifier={model.sparsifier!r} must be one of {', '.join(NAMES)}")
+    if model.sparsifier in NAMES[:5]:
+        sparse.check_k(model.k, atoms)
+    return _BUILDERS[model.sparsifier](model, atoms, examples, axis_name)
+
+
+def active(codes: Codes) -> Array:
+    """`[n]` numbers of codes that are not zero."""
+    return (codes.values != 0).sum(-1).astype(jnp.float32)
+
+
+def _nothing(_):
+    return {}
+
+
+def _no_threshold(_):
+    return jnp.zeros(())
+
+
+def _by_row(choose):
+    """A sparsifier that takes k of each example."""
+    def builder(model, atoms, examples, axis_name):
+        def chosen(params, threshold, x, encoded, dictionary, batch, train):
+            codes = choose(model, encoded, dictionary, batch, axis_name)
+            return Chosen(codes, active(codes), threshold)
+
+        return Sparsifier(_nothing, _no_threshold, chosen, sparse_pays(atoms, model.k))
+
+    return builder
+
+
+def _topk(model, encoded: Encoded, dictionary, batch, axis_name):
+    return sparse.topk(encoded, model.k)
+
+
+def _absolute(model, encoded: Encoded, dictionary, batch, axis_name):
+    return sparse.absolute_topk(encoded, model.k)
+
+
+def _by_gradient(model, encoded: Encoded, dictionary, batch, axis_name):
+    if "gradient" not in batch:  # without gradients it is a plain choice, and another model
+        return sparse.topk(encoded, model.k)
+    score = sparse.influence_score(encoded.pre, dictionary, batch["gradient"], model.beta, axis_name=axis_name)
+    return sparse.score_topk(encoded, score, model.k)
+
+
+def _by_threshold(choose, shape):
+    """A sparsifier of a whole batch, replaced outside training by a moving average of its thresholds."""
+    def builder(model, atoms, examples, axis_name):
+        select = choose(model, atoms, examples, axis_name)
+
+        def chosen(params, threshold, x, encoded, dictionary, batch, train):
+            if not train:
+                codes = sparse.above(encoded.pre, threshold)
+                return Chosen(codes, active(codes), threshold)
+            codes, smallest = select(encoded.pre)
+            moved = model.threshold_decay * threshold + (1.0 - model.threshold_decay) * smallest
+            return Chosen(codes, active(codes), jnp.where((threshold == 0) & (smallest > 0), smallest, moved))
+
+        return Sparsifier(_nothing, lambda m: jnp.zeros(shape(m)), chosen)
+
+    return builder
+
+
+def _batch_topk(model, atoms, examples, axis_name):
+    return lambda pre: sparse.batch_topk(pre, model.k, axis_name)
+
+
+def _feature_choice(model, atoms, examples, axis_name):
+    total = examples * model.k
+    if model.quotas not in ("uniform", "zipf"):
+        raise ValueError(f"model.quotas={model.quotas!r} must be 'uniform' or 'zipf'")
+    exponent = model.zipf_exponent if model.quotas == "zipf" else 0.0
+    quotas = zipf_quotas(atoms, total, exponent, model.zipf_shift, examples)
+    return lambda pre: sparse.feature_choice(pre, jnp.asarray(quotas), int(quotas[0]), axis_name)
+
+
+def _relu(model, atoms, examples, axis_name):
+    def chosen(params, threshold, x, encoded, dictionary, batch, train):
+        codes = sparse.relu(encoded.pre)
+        return Chosen(codes, active(codes), threshold)
+
+    return Sparsifier(_nothing, _no_threshold, chosen)
+
+
+def _prolu(model, atoms, examples, axis_name):
+    def chosen(params, threshold, x, encoded, dictionary, batch, train):
+        codes = Codes(sparse.prolu(encoded.pre - params["bias"], params["bias"]))
+        return Chosen(codes, active(codes), threshold)
+
+    return Sparsifier(_nothing, _no_threshold, chosen)
+
+
+def _jump_relu(model, atoms, examples, axis_name):
+    def chosen(params, threshold, x, encoded, dictionary, batch, train):
+        limit = jnp.exp(params["log_threshold"])
+        codes = Codes(sparse.jump_relu(encoded.pre, limit, model.bandwidth))
+        return Chosen(codes, sparse.heaviside(encoded.pre, limit, model.bandwidth).sum(-1), threshold)
+
+    def params(m):
+        return {"log_threshold": jnp.full((m,), jnp.log(model.threshold))}
+
+    return Sparsifier(params, _no_threshold, chosen)
+
+
+def _gated(model, atoms, examples, axis_name):
+    def chosen(params, threshold, x, encoded, dictionary, batch, train):
+        gate, values = encoders.gated(x, params["encoder"], params["gate"], params["log_scale"], params["bias"])
+        codes = Codes(values)
+        return Chosen(codes, active(codes), threshold, jax.nn.relu(gate))
+
+    def params(m):
+        return {"gate": jnp.zeros((m,)), "log_scale": jnp.zeros((m,))}
+
+    return Sparsifier(params, _no_threshold, chosen)
+
+
+_BUILDERS = {
+    "topk": _by_row(_topk), "absolute_topk": _by_row(_absolute), "gradient_topk": _by_row(_by_gradient),
+    "batch_topk": _by_threshold(_batch_topk, lambda m: ()), "feature_choice": _by_threshold(_feature_choice,
+                                                                                             lambda m: (m,)),
+    "relu": _relu, "prolu": _prolu, "jump_relu": _jump_relu, "gated": _gated,
+}
