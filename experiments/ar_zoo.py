@@ -119,7 +119,7 @@ def figure(folder: Path, path: Path) -> None:
     _show(axes[-1, 0], np.concatenate(list(test), 1), "test images")
     _show(axes[-1, 1], np.concatenate(list(half), 1), "given")
     lines.tight_layout(h_pad=0.2)
-    lines.savefig(path, dpi=110)
+    lines.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def _show(ax, picture, name):

@@ -128,7 +128,7 @@ def figure(rows, folder: Path, path: Path) -> None:
         ax.set(xticks=[], yticks=[])
         ax.set_ylabel(f"{model}, {prior}", rotation=0, ha="right", va="center", fontsize=7)
     plt.tight_layout(h_pad=0.1)
-    plt.savefig(path, dpi=110)
+    plt.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def main(_):

@@ -102,21 +102,23 @@ def rotation_lowers_the_quantization_error(threshold):
     return Outcome(holds, ratios | found, (0, 1, 2))
 
 
-@claim(paper="P120", budget=300, threshold={"fsq_usage_at_least": 0.95, "mse_ratio_at_4096": 1.0},
+@claim(paper="P120", budget=600, threshold={"fsq_usage_at_least": 0.95, "mse_ratio_at_4096": 1.0},
        sentence="finite scalars use over 95% of up to 1,024 codes and reconstruct better with every enlargement from "
                 "64 to 4,096; of a plain codebook without revival a falling share is used, and at 4,096 it "
                 "reconstructs worse")
 def fsq_does_not_collapse(threshold):
     """14x14 digits, 7x7 codes, the same networks, one seed; usage is that of the 196,000 codes of the training set.
 
-    The codebook is moved by gradients and starts at random outputs of the encoder. MSE is that of the test set.
+    The codebook is moved by gradients and starts uniform in +-1/K, as in the first VQ-VAE; one that starts at random
+    outputs of the encoder uses 75% and 42% after 1,500 updates and stands in `results/quantizers.md`. MSE is that of
+    the test set. FSQ's codes come into use late: 94% of 1,000 after 1,500 updates at twice the rate.
     """
     dataset, found, rows = digits(), {}, {"fsq": {}, "vq": {}}
     for codes in (64, 256, 1024, 4096):
         models = {"fsq": dict(quantizer="finite_scalar", levels={64: (8, 8), **quantizers.FSQ_LEVELS}[codes]),
-                  "vq": dict(codes=codes, codebook="gradient")}
+                  "vq": dict(codes=codes, codebook="gradient", start="uniform")}
         for name, model in models.items():
-            run = trained(on_digits(1500, 1, **model), dataset)
+            run = trained(on_digits(4000, 1, 3e-3, **model), dataset)
             indices = over(lambda b, r=run: r.system.encode(r.members[0], b["x"]), dataset.train, dataset)
             used = len(np.unique(indices)) / run.system.latent.codes
             rows[name][codes] = used, float(run.test["mse"][0])
