@@ -167,7 +167,7 @@ def test_scores_choose_and_values_stay_activations():
 
 def test_steps_across_atoms_and_unit_norm():
     rng = np.random.default_rng(0)
-    atoms, gradient = rng.normal(size=(2, 7, 5)).astype(np.float32)
+    atoms, gradient = jnp.asarray(rng.normal(size=(2, 7, 5)), jnp.float32)
     left = jax.jit(care.across)(gradient, atoms)
     np.testing.assert_allclose((np.asarray(left) * atoms).sum(1), 0.0, atol=1e-5)
     np.testing.assert_allclose(jnp.linalg.norm(care.unit_rows(atoms), axis=1), 1.0, rtol=1e-6)

@@ -26,7 +26,7 @@ def of_pre(pre: Float[Array, "n m"]) -> Encoded:
     return Encoded(pre, lambda indices: jnp.take_along_axis(pre, indices, axis=1))
 
 
-def linear(x: Float[Array, "n d"], encoder: Float[Array, "d m"], bias: Float[Array, " m"],
+def linear(x: Float[Array, "n _"], encoder: Float[Array, "d m"], bias: Float[Array, " m"],
            sparse: bool = False) -> Encoded:
     r"""$x W + b$.
 

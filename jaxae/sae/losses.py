@@ -70,7 +70,8 @@ def l1(codes: Codes, atoms: Float[Array, "m o"] | None = None) -> Float[Array, "
     return (values * (norms if codes.indices is None else norms[codes.indices])).sum(-1)
 
 
-def l0_target(l0: Float[Array, " n"], target: float, axis_name: str | None = None) -> Float[Array, ""]:
+def l0_target(l0: Float[Array, " n"], target: float | Float[Array, ""],
+              axis_name: str | None = None) -> Float[Array, ""]:
     r"""$(\bar L_0 / t - 1)^2$ with the mean number of active atoms of the global batch.
 
     Args:
@@ -114,7 +115,7 @@ def matryoshka_weights(levels: int, kind: str = "uniform") -> tuple[float, ...]:
     return tuple(float(levels - h) if kind == "reverse" else 1.0 for h in range(levels))
 
 
-def tilted(loss: Float[Array, " n"], tilt: float, axis_name: str | None = None) -> Float[Array, ""]:
+def tilted(loss: Float[Array, " n"], tilt: float | Float[Array, ""], axis_name: str | None = None) -> Float[Array, ""]:
     r"""$\frac1t \log \frac1n \sum_i e^{t \ell_i}$: the mean for t to 0, the largest for t to infinity.
 
     Its gradient weighs examples by softmax(t l). It is a loss of the global batch.

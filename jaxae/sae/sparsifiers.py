@@ -60,8 +60,9 @@ def score_topk(encoded: Encoded, score: Float[Array, "n m"], k: int) -> Codes:
     return Codes(jax.nn.relu(encoded.at(indices)), indices)
 
 
-def influence_score(pre: Float[Array, "n m"], atoms: Float[Array, "m o"], gradient: Float[Array, "n o"], beta: float,
-                    product: bool = False, axis_name: str | None = None) -> Float[Array, "n m"]:
+def influence_score(pre: Float[Array, "n m"], atoms: Float[Array, "m o"], gradient: Float[Array, "n o"],
+                    beta: float | Float[Array, ""], product: bool = False,
+                    axis_name: str | None = None) -> Float[Array, "n m"]:
     r"""$p + \beta p \, |D g| / \overline{|D g|}$ with $p = \mathrm{ReLU}(a)$; without the first p as a `product`.
 
     Args:
@@ -207,7 +208,8 @@ def _step_backward(kept, slope):
 _step.defvjp(_step_forward, _step_backward)
 
 
-def heaviside(pre: Float[Array, "... m"], threshold: Float[Array, " m"], bandwidth: float) -> Float[Array, "... m"]:
+def heaviside(pre: Float[Array, "... m"], threshold: Float[Array, " m"],
+              bandwidth: float | Float[Array, ""]) -> Float[Array, "... m"]:
     r"""$H(a - \theta)$, with $-\frac1\epsilon K((a-\theta)/\epsilon)$ in the place of its derivative by $\theta$ and 0
     in that of the derivative by a, where K is 1 on (-1/2, 1/2).
 
@@ -243,7 +245,8 @@ def _jump_backward(kept, slope):
 _jump.defvjp(_jump_forward, _jump_backward)
 
 
-def jump_relu(pre: Float[Array, "... m"], threshold: Float[Array, " m"], bandwidth: float) -> Float[Array, "... m"]:
+def jump_relu(pre: Float[Array, "... m"], threshold: Float[Array, " m"],
+              bandwidth: float | Float[Array, ""]) -> Float[Array, "... m"]:
     r"""$a H(a - \theta)$, with $-\frac\theta\epsilon K((a-\theta)/\epsilon)$ as its derivative by $\theta$.
 
     Args and reference: as `heaviside`.
