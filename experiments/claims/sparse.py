@@ -79,8 +79,8 @@ def whitened_digits(dims: int = 48):
 
 
 @claim(paper="P010", budget=120, threshold={"dead_without": 0.3, "dead_ratio": 0.5, "fvu_ratio": 1.0},
-       sentence="of 512 atoms that start at random and not tied over 30% die without AuxK, with it less than half as many, "
-                "at no larger error of the data that are learned")
+       sentence="of 512 atoms that start at random and not tied over 30% die without AuxK, with it less than half as "
+                "many, at no larger error of the data that are learned")
 def auxk_keeps_atoms_alive(threshold):
     """Whitened 8x8 digits, k = 4, rate 0.02, 2,000 updates of 256; dead are those silent for 20,000 examples.
 
@@ -109,7 +109,8 @@ def auxk_keeps_atoms_alive(threshold):
                 "they do not differ, mutual choice is no more than 10% better")
 def sparsity_is_spent_where_it_is_needed(threshold):
     """64 atoms of Zipf frequencies, log-normally many of them active (mean 5, deviation 4.2), 2,500 updates of 256, two
-    seeds; thresholds in the place of the batch at test time. Quotas are the true law's."""
+    seeds; thresholds in the place of the batch at test time. Quotas follow 1 / rank, the law that the frequencies have
+    but for examples of many atoms."""
     varied, constant, rows = planted(frequencies="zipf", active=5, active_std=4.2), planted(), {}
     for name, dataset, k in (("varied", varied, 5), ("constant", constant, 3)):
         for kind in ("topk", "batch_topk") + (("feature_choice",) if name == "varied" else ()):
