@@ -167,28 +167,28 @@ def mdl_select(candidates: Sequence[tuple[Callable[[Array], Array], Array]], x: 
 
 
 def naive_bits(l0: float | int, m: int, value_bits: float | int) -> float:
-    """l0 (value_bits + log2 m): the index and the value of each active feature."""
+    """l0 (value_bits + log2 m), bits per example: index and value of each of l0 active features of m."""
     return l0 * (value_bits + math.log2(m))
 
 
 def dense_bits(d: int, value_bits: float | int) -> float:
-    """d value_bits: every coordinate by itself."""
+    """d value_bits, bits per example: each of d coordinates by itself."""
     return float(d * value_bits)
 
 
 def onehot_bits(n: int) -> float:
-    """log2 n: the index of one of n memorised examples."""
+    """log2 n, bits per example: the index of one of n memorised examples."""
     return math.log2(n)
 
 
 def spike_bits(density: Float[Array, "*m"], value_bits: float | int) -> Float[Array, "*m"]:
-    """h2(p) + p value_bits: whether a feature of density p is active, and its value if so."""
+    """h2(p) + p value_bits, bits per example: whether a feature of density p is active, and its value if so."""
     density = jnp.asarray(density, jnp.float32)
     return (entr(density) + entr(1.0 - density)) / math.log(2) + density * value_bits
 
 
 def decoder_bits(m: int, d: int, value_bits: float | int, n: int) -> float:
-    """m d value_bits / n: the decoder's own description, shared by n examples."""
+    """m d value_bits / n, bits per example: the decoder's m d weights, shared by n examples."""
     return m * d * value_bits / n
 
 

@@ -21,7 +21,7 @@ class Activity(NamedTuple):
 
 
 def start_activity(atoms: int) -> Activity:
-    """No example was seen yet."""
+    """The counts of m `atoms` before the first batch."""
     return Activity(jnp.zeros((atoms,), jnp.int32), jnp.zeros((atoms,), jnp.float32))
 
 

@@ -19,7 +19,7 @@ class BiasAdaptation(NamedTuple):
 
 
 def start_bias_adaptation(atoms: int) -> BiasAdaptation:
-    """Nothing was seen yet."""
+    """The statistics of m `atoms` before the first batch."""
     return BiasAdaptation(jnp.zeros((atoms,), jnp.int32), jnp.zeros((atoms,)), jnp.int32(0))
 
 

@@ -55,7 +55,7 @@ def sparsifier_of(model, atoms: int, examples: int, axis_name: str | None = None
     Args:
       model: `config.model`.
       atoms: m.
-      examples: of a global batch, for quotas.
+      examples: of a global batch, or of its share where gradients accumulate, for quotas.
       axis_name: the mapped axis.
 
     Raises:

@@ -74,7 +74,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     shape, target = example["x"].shape[1:], example.get("y", example["x"]).shape[1:]
     d, out, m = math.prod(shape), math.prod(target), model.atoms
     _check(model, d, out)
-    chooser = sparsity.sparsifier_of(model, m, config.batch_size, axis_name)
+    chooser = sparsity.sparsifier_of(model, m, config.batch_size // config.optim.accumulate, axis_name)
     needs_all = model.nest == "prefix" and model.ks or model.encoder == "tied"
     light = chooser.sparse and not needs_all
 
@@ -175,8 +175,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
             revive = losses.auxk(found, dictionary, y - y_hat, dead, model.aux_atoms, axis_name)
             value, metrics["auxk"] = value + model.auxk * revive, revive
         if not train:
-            return Objective(value, metrics | {"squared_error": jnp.square(y - y_hat).sum(-1), "y": y,
-                                               "square": jnp.square(y).sum(-1), "fires": fires}, extra)
+            near = y - params["offset"]  # whose squares do not drown the variance when data are far from zero
+            return Objective(value, metrics | {"squared_error": jnp.square(y - y_hat).sum(-1), "near": near,
+                                               "square": jnp.square(near).sum(-1), "fires": fires}, extra)
         metrics["dead"] = dead.mean()
         return Objective(value, metrics, Extra(activity, choice.threshold, extra.variance, extra.step + 1))
 
@@ -207,8 +208,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return params, extra
 
     def summary(sums):
-        vectors = ("y", "square", "squared_error", "fires")
-        total = sums["square"] - jnp.square(sums["y"]).sum() / sums["count"]
+        vectors = ("near", "square", "squared_error", "fires")
+        total = sums["square"] - jnp.square(sums["near"]).sum() / sums["count"]
         return means({name: value for name, value in sums.items() if name not in vectors}) | {
             "fvu": sums["squared_error"] / jnp.maximum(total, 1e-30), "dead": (sums["fires"] == 0).mean()}
 
