@@ -12,7 +12,11 @@ arXiv 2510.00404).
 Others, which combine (`--config=configs/sae.py:batch_topk,planted`): `multi` (Multi-TopK), `matryoshka` (nested numbers
 of active atoms, Zaigrajew et al. 2025, arXiv 2502.20578) and `prefix` (nested dictionaries, Bussmann et al. 2025, arXiv
 2503.17547), `tied` (Cunningham et al. 2023, arXiv 2309.08600: ReLU and L1), `tilted` (Muhamed et al. 2024, arXiv
-2411.00743), `no_revival` (without AuxK), `photographs` (grey crops).
+2411.00743), `zipf` (AuxK for atoms used less than a Zipf law has it, arXiv 2411.02124), `no_revival` (without
+AuxK), `photographs` (grey crops), `planted` (64 known atoms in 32 dimensions, 3 active); `pursuit` (matching pursuit as the encoder, Costa et al. 2025, arXiv 2506.03093),
+`k_sparse` (tied and linear, k falling from 128; Makhzani and Frey 2013, arXiv 1312.5663), `kron` (latents of pairs of
+units, Kurochkin et al. 2025, arXiv 2505.22255), `archetypal` (atoms near the convex hull of the data, Fel et al. 2025,
+arXiv 2502.12892), `bias_adaptation` (no penalty, biases that follow frequencies, Chen et al. 2025, arXiv 2506.14002).
 
 At the scale of the papers, on arrays of activations (`npz:PATH`, one array `x [n width]`): `paper` (GPT-2 small, 32,768
 atoms), `paper_gemma` (2,304 to 16,384 atoms, JumpReLU), `paper_clip` (768 to 6,144 atoms, nested).
@@ -43,8 +47,21 @@ def get_config(arg: str = ""):
         c.model.update(dict(encoder="tied", sparsifier="relu", l1=0.02, sparsity_warmup=200, auxk=0.0, center=False,
                             offset="zero", unit_norm=False))
 
+    def k_sparse(c):
+        c.model.update(dict(encoder="tied", rectify=False, center=False, unit_norm=False, auxk=0.0, k=25, k_start=128,
+                            k_steps=c.steps // 2, k_test=50))
+
+    def bias_adaptation(c):
+        c.model.update(dict(encoder="tied", decoder="scaled", sparsifier="relu", bias="adapted", center=False,
+                            input="unit", error="sum", auxk=0.0, groups=4, target=0.2, adapt_every=20))
+
     def photographs(c):
         c.data.update(dict(source="photographs", size=16, channels=1))
+
+    def planted(c):
+        c.data.update(dict(source="dictionary", num_train=50_000))
+        c.model.update(dict(atoms=64, k=3, aux_atoms=16, dead_after=5000))
+        c.update(dict(steps=3000, batch_size=512))
 
     def paper(c):
         # 64-token contexts of the residual stream, batches of 131,072 tokens, 40 billion in all.
@@ -72,6 +89,10 @@ def get_config(arg: str = ""):
 
     def tiny(c):
         c.model.update(dict(atoms=24, k=3, aux_atoms=4, dead_after=50, ks=(2, 4, 24) if c.model.ks else ()))
+        if c.model.encoder == "kron":
+            c.model.update(dict(heads=2, bases=3, extensions=4))
+        c.model.update(dict(candidates=min(c.model.candidates, 32), k_start=min(c.model.k_start, 12),
+                            k_test=min(c.model.k_test, 6)))
         c.data.size = 8
 
     l1 = dict(l1=0.02, sparsity_warmup=200)
@@ -82,5 +103,8 @@ def get_config(arg: str = ""):
         jump_relu=sparsifier("jump_relu", l0=0.002, threshold=0.1, bandwidth=0.2, sparsity_warmup=200),
         absolute=sparsifier("absolute_topk"), multi=model(multi_k=4), matryoshka=model(**nested),
         prefix=model(ks=(32, 64, 128, 256, 512), nest="prefix", auxk=0.0), tied=tied, tilted=model(tilt=2.0),
-        no_revival=model(auxk=0.0), photographs=photographs, paper=paper, paper_gemma=paper_gemma,
+        zipf=model(aux="zipf"), no_revival=model(auxk=0.0), k_sparse=k_sparse, bias_adaptation=bias_adaptation,
+        pursuit=model(sparsifier="pursuit", encoder="none", auxk=0.0, revive=0.01, offset="mean"),
+        kron=model(encoder="kron", heads=32, bases=4, extensions=4),
+        archetypal=model(decoder="archetypal", unit_norm=False, candidates=1000, delta=1.0), photographs=photographs, planted=planted, paper=paper, paper_gemma=paper_gemma,
         paper_clip=paper_clip, tiny=tiny))

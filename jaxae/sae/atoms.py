@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from jaxae import collectives
 from jaxae.sae.codes import Codes
@@ -49,6 +49,35 @@ def _counted(activity, rows, counts, decay, axis_name):
     rows, times = collectives.total((jnp.int32(rows), counts), axis_name)
     return Activity(jnp.where(times > 0, 0, activity.silent + rows),
                     decay * activity.frequency + (1.0 - decay) * times / rows)
+
+
+def underused(frequency: Float[Array, " m"], expected: Float[ArrayLike, " m"],
+              share: float | Float[Array, ""] = 0.5) -> Bool[Array, " m"]:
+    r"""Atoms that fire less than a share of what a law of frequencies expects of their rank.
+
+    $f_j < c \, e_{r(j)}$ with $r(j)$ the rank of $f_j$, the most frequent atom first. With this mask in the place of
+    the dead ones, `auxk` is an auxiliary loss that does not wait until atoms are dead.
+
+    Args:
+      frequency: f, share of the examples in which each fires, such as `Activity.frequency`.
+      expected: e, by rank, not increasing, such as `zipf_quotas(m, k n) / n` of `jaxae.metrics`.
+      share: c.
+
+    Raises:
+      ValueError: for another number of expected frequencies.
+
+    >>> underused(jnp.array([0.0, 0.5, 0.1]), jnp.array([0.6, 0.3, 0.1])).tolist()
+    [True, False, True]
+
+    Reference: after Ayonrinde, Adaptive sparse allocation with mutual choice and feature choice sparse autoencoders,
+    2024, arXiv 2411.02124.
+    """
+    expected = jnp.asarray(expected, frequency.dtype)
+    if expected.shape != frequency.shape:
+        raise ValueError(f"{expected.shape[0]} expected frequencies for {frequency.shape[0]} atoms: give one for each "
+                         f"rank")
+    rank = jnp.zeros(frequency.shape, jnp.int32).at[jnp.argsort(-frequency)].set(jnp.arange(frequency.shape[0]))
+    return frequency < share * expected[rank]
 
 
 def unit_rows(atoms: Float[Array, "m o"]) -> Float[Array, "m o"]:

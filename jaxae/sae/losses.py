@@ -56,6 +56,23 @@ def auxk(encoded: Encoded, atoms: Float[Array, "m o"], error: Float[Array, "n o"
     return jnp.where(dead.any() & (variance > 0), squared_error(error, found, jnp.maximum(variance, 1e-30)), 0.0)
 
 
+def revival(atoms: Float[Array, "m o"], residual: Float[Array, "n o"], dead: Bool[Array, " m"]) -> Float[Array, " n"]:
+    r"""$-\frac{1}{|\mathcal D|} \sum_{j \in \mathcal D} D_j r$: draws dead atoms to what a pursuit leaves unexplained.
+
+    Args:
+      atoms: D.
+      residual: r = y - y_hat; it carries no gradient.
+      dead: atoms that have not been chosen for long.
+
+    Returns:
+      `[n]`; zero where no atom is dead.
+
+    Reference: Costa et al., From flat to hierarchical, 2025, arXiv 2506.03093.
+    """
+    mean = jnp.where(dead[:, None], atoms, 0.0).sum(0) / jnp.maximum(dead.sum(), 1)
+    return -jax.lax.stop_gradient(residual) @ mean
+
+
 def l1(codes: Codes, atoms: Float[Array, "m o"] | None = None) -> Float[Array, " n"]:
     r"""$\sum_j |z_j|$, or $\sum_j |z_j| \|D_j\|$, which no change of scale between code and atom can lower.
 

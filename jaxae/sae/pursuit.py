@@ -67,6 +67,13 @@ def matching_pursuit(x: Float[Array, "n d"], atoms: Float[Array, "m w"], steps: 
     return Pursuit(dense(Codes(values.T, indices.T), atoms.shape[0]), residual, indices.T, values.T)
 
 
+def merged(codes: Codes) -> Codes:
+    """The codes with an atom that was chosen again in one place: its first, which has the sum; later ones have 0."""
+    same = codes.indices[:, :, None] == codes.indices[:, None, :]  # [n k k]
+    later = jnp.tril(same, -1).any(-1)
+    return codes._replace(values=jnp.where(later, 0.0, (same * codes.values[:, None, :]).sum(-1)))
+
+
 def orthogonal_matching_pursuit(x: Float[Array, "n d"], atoms: Float[Array, "m w"], steps: int,
                                 signed: bool = False, tolerance: float = 1e-6) -> Pursuit:
     r"""Matching pursuit whose codes are fitted anew to all chosen atoms: $r_t = x - D_{S_t}^+ x$.

@@ -8,27 +8,30 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxae.metrics.scaling_laws import zipf_quotas
-from jaxae.sae import encoders
+from jaxae.sae import encoders, k_sparse, pursuit
 from jaxae.sae import sparsifiers as sparse
 from jaxae.sae.codes import Codes, sparse_pays
 from jaxae.sae.encoders import Encoded
 
-NAMES = ("topk", "batch_topk", "feature_choice", "gradient_topk", "absolute_topk", "relu", "jump_relu", "gated",
-         "prolu")
+NAMES = ("topk", "batch_topk", "feature_choice", "gradient_topk", "absolute_topk", "pursuit", "orthogonal_pursuit",
+         "relu", "jump_relu", "gated", "prolu")
 
 
 def defaults() -> dict[str, Any]:
     """Keys of `config.model` that choose the sparsifier.
 
-    `sparsifier`: 'topk' (the `k` largest of each example), 'absolute_topk' (by magnitude, signed), 'gradient_topk'
-    (by activation and by how much a later loss depends on the atom: data with `gradient`, weighed by `beta`),
+    `sparsifier`: 'topk' (the `k` largest of each example, `k_test` outside training where it is not 0; negative ones
+    become zero with `rectify` and stay without; k falls from `k_start`, where it is not 0, over `k_steps` updates),
+    'absolute_topk' (by magnitude, signed), 'pursuit' (k steps of matching pursuit on the atoms, by magnitude if
+    `signed`), 'orthogonal_pursuit', 'gradient_topk' (by activation and by how much a later loss depends on the atom:
+    data with `gradient`, weighed by `beta`),
     'batch_topk' (k of each example on average over the batch), 'feature_choice' (examples for each atom by quotas,
     `quotas` 'uniform' or 'zipf' with `zipf_exponent` and `zipf_shift`), 'relu', 'jump_relu' (a threshold for each
     atom, from `threshold`, learned by kernels of `bandwidth`), 'gated', or 'prolu'. `threshold_decay`: of the moving
     average of thresholds by which 'batch_topk' and 'feature_choice' choose outside training.
     """
-    return dict(sparsifier="topk", k=8, beta=1.0, quotas="zipf", zipf_exponent=1.0, zipf_shift=7.0, threshold=0.001,
-                bandwidth=0.05, threshold_decay=0.99)
+    return dict(sparsifier="topk", k=8, k_test=0, k_start=0, k_steps=0, rectify=True, signed=False, beta=1.0,
+                quotas="zipf", zipf_exponent=1.0, zipf_shift=7.0, threshold=0.001, bandwidth=0.05, threshold_decay=0.99)
 
 
 class Chosen(NamedTuple):
@@ -40,12 +43,25 @@ class Chosen(NamedTuple):
     gate: Array | None = None  # [n m] what a loss must teach, as it has no gradient from the codes
 
 
+class Given(NamedTuple):
+    """What a sparsifier may look at."""
+
+    params: dict[str, Array]  # with the encoder's bias
+    threshold: Array  # the sparsifier's state
+    step: Array  # [] updates so far
+    x: Array  # [n d] centred inputs
+    encoded: Encoded
+    atoms: Array  # [m o]
+    batch: dict[str, Array]
+    train: bool
+
+
 class Sparsifier(NamedTuple):
-    """A choice of atoms: `choose(params, threshold, x, encoded, atoms, batch, train) -> Chosen`."""
+    """A choice of atoms."""
 
     params: Callable[[int], dict[str, Array]]  # atoms -> what it learns
     threshold: Callable[[int], Array]  # atoms -> its state before the first step
-    choose: Callable[..., Chosen]
+    choose: Callable[[Given], Chosen]
     sparse: bool = False  # whether it reads few entries, so that gradients need not reach the others
 
 
@@ -63,7 +79,7 @@ def sparsifier_of(model, atoms: int, examples: int, axis_name: str | None = None
     """
     if model.sparsifier not in NAMES:
         raise ValueError(f"model.sparsifier={model.sparsifier!r} must be one of {', '.join(NAMES)}")
-    if model.sparsifier in NAMES[:5]:
+    if model.sparsifier in NAMES[:7]:
         sparse.check_k(model.k, atoms)
     return _BUILDERS[model.sparsifier](model, atoms, examples, axis_name)
 
@@ -84,28 +100,49 @@ def _no_threshold(_):
 def _by_row(choose):
     """A sparsifier that takes k of each example."""
     def builder(model, atoms, examples, axis_name):
-        def chosen(params, threshold, x, encoded, dictionary, batch, train):
-            codes = choose(model, encoded, dictionary, batch, axis_name)
-            return Chosen(codes, active(codes), threshold)
+        def chosen(given):
+            codes = choose(model, given, axis_name)
+            return Chosen(codes, active(codes), given.threshold)
 
-        return Sparsifier(_nothing, _no_threshold, chosen, sparse_pays(atoms, model.k))
+        falling = model.sparsifier == "topk" and model.k_start  # a traced k is a mask of all codes
+        return Sparsifier(_nothing, _no_threshold, chosen, not falling and sparse_pays(atoms, model.k))
 
     return builder
 
 
-def _topk(model, encoded: Encoded, dictionary, batch, axis_name):
-    return sparse.topk(encoded, model.k)
+def _topk(model, given, axis_name):
+    k = model.k if given.train or not model.k_test else model.k_test
+    if model.k_start and given.train:
+        pre = given.encoded.pre
+        kept = k_sparse.topk_mask(pre, k_sparse.k_schedule(given.step, model.k_start, k, model.k_steps))
+        return Codes(kept * (jax.nn.relu(pre) if model.rectify else pre))
+    if model.rectify:
+        return sparse.topk(given.encoded, k)
+    indices = jax.lax.top_k(jax.lax.stop_gradient(given.encoded.pre), k)[1]
+    return Codes(given.encoded.at(indices), indices)
 
 
-def _absolute(model, encoded: Encoded, dictionary, batch, axis_name):
-    return sparse.absolute_topk(encoded, model.k)
+def _absolute(model, given, axis_name):
+    return sparse.absolute_topk(given.encoded, model.k)
 
 
-def _by_gradient(model, encoded: Encoded, dictionary, batch, axis_name):
-    if "gradient" not in batch:  # without gradients it is a plain choice, and another model
-        return sparse.topk(encoded, model.k)
-    score = sparse.influence_score(encoded.pre, dictionary, batch["gradient"], model.beta, axis_name=axis_name)
-    return sparse.score_topk(encoded, score, model.k)
+def _by_gradient(model, given, axis_name):
+    if "gradient" not in given.batch:  # without gradients it is a plain choice, and another model
+        return sparse.topk(given.encoded, model.k)
+    score = sparse.influence_score(given.encoded.pre, given.atoms, given.batch["gradient"], model.beta,
+                                   axis_name=axis_name)
+    return sparse.score_topk(given.encoded, score, model.k)
+
+
+def _pursuit(model, given, axis_name):
+    found = pursuit.matching_pursuit(given.x, given.atoms, model.k if given.train or not model.k_test else model.k_test,
+                                     model.signed)
+    return pursuit.merged(Codes(found.values, found.indices))
+
+
+def _orthogonal_pursuit(model, given, axis_name):
+    found = pursuit.orthogonal_matching_pursuit(given.x, given.atoms, model.k, model.signed)
+    return Codes(found.values, found.indices)
 
 
 def _by_threshold(choose, shape):
@@ -113,11 +150,12 @@ def _by_threshold(choose, shape):
     def builder(model, atoms, examples, axis_name):
         select = choose(model, atoms, examples, axis_name)
 
-        def chosen(params, threshold, x, encoded, dictionary, batch, train):
-            if not train:
-                codes = sparse.above(encoded.pre, threshold)
+        def chosen(given):
+            threshold = given.threshold
+            if not given.train:
+                codes = sparse.above(given.encoded.pre, threshold)
                 return Chosen(codes, active(codes), threshold)
-            codes, smallest = select(encoded.pre)
+            codes, smallest = select(given.encoded.pre)
             moved = model.threshold_decay * threshold + (1.0 - model.threshold_decay) * smallest
             return Chosen(codes, active(codes), jnp.where((threshold == 0) & (smallest > 0), smallest, moved))
 
@@ -140,26 +178,26 @@ def _feature_choice(model, atoms, examples, axis_name):
 
 
 def _relu(model, atoms, examples, axis_name):
-    def chosen(params, threshold, x, encoded, dictionary, batch, train):
-        codes = sparse.relu(encoded.pre)
-        return Chosen(codes, active(codes), threshold)
+    def chosen(given):
+        codes = sparse.relu(given.encoded.pre)
+        return Chosen(codes, active(codes), given.threshold)
 
     return Sparsifier(_nothing, _no_threshold, chosen)
 
 
 def _prolu(model, atoms, examples, axis_name):
-    def chosen(params, threshold, x, encoded, dictionary, batch, train):
-        codes = Codes(sparse.prolu(encoded.pre - params["bias"], params["bias"]))
-        return Chosen(codes, active(codes), threshold)
+    def chosen(given):
+        codes = Codes(sparse.prolu(given.encoded.pre - given.params["bias"], given.params["bias"]))
+        return Chosen(codes, active(codes), given.threshold)
 
     return Sparsifier(_nothing, _no_threshold, chosen)
 
 
 def _jump_relu(model, atoms, examples, axis_name):
-    def chosen(params, threshold, x, encoded, dictionary, batch, train):
-        limit = jnp.exp(params["log_threshold"])
-        codes = Codes(sparse.jump_relu(encoded.pre, limit, model.bandwidth))
-        return Chosen(codes, sparse.heaviside(encoded.pre, limit, model.bandwidth).sum(-1), threshold)
+    def chosen(given):
+        limit = jnp.exp(given.params["log_threshold"])
+        codes = Codes(sparse.jump_relu(given.encoded.pre, limit, model.bandwidth))
+        return Chosen(codes, sparse.heaviside(given.encoded.pre, limit, model.bandwidth).sum(-1), given.threshold)
 
     def params(m):
         return {"log_threshold": jnp.full((m,), jnp.log(model.threshold))}
@@ -168,10 +206,11 @@ def _jump_relu(model, atoms, examples, axis_name):
 
 
 def _gated(model, atoms, examples, axis_name):
-    def chosen(params, threshold, x, encoded, dictionary, batch, train):
-        gate, values = encoders.gated(x, params["encoder"], params["gate"], params["log_scale"], params["bias"])
+    def chosen(given):
+        params = given.params
+        gate, values = encoders.gated(given.x, params["encoder"], params["gate"], params["log_scale"], params["bias"])
         codes = Codes(values)
-        return Chosen(codes, active(codes), threshold, jax.nn.relu(gate))
+        return Chosen(codes, active(codes), given.threshold, jax.nn.relu(gate))
 
     def params(m):
         return {"gate": jnp.zeros((m,)), "log_scale": jnp.zeros((m,))}
@@ -181,6 +220,7 @@ def _gated(model, atoms, examples, axis_name):
 
 _BUILDERS = {
     "topk": _by_row(_topk), "absolute_topk": _by_row(_absolute), "gradient_topk": _by_row(_by_gradient),
+    "pursuit": _by_row(_pursuit), "orthogonal_pursuit": _by_row(_orthogonal_pursuit),
     "batch_topk": _by_threshold(_batch_topk, lambda m: ()), "feature_choice": _by_threshold(_feature_choice,
                                                                                              lambda m: (m,)),
     "relu": _relu, "prolu": _prolu, "jump_relu": _jump_relu, "gated": _gated,

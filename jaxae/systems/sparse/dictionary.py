@@ -1,7 +1,7 @@
 """Sparse autoencoders: an encoder, a sparsifier, a decoder and losses of `jaxae.sae` by config, in one system."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,41 +9,46 @@ import optax
 from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
-from jaxae import collectives, optim
+from jaxae import optim
+from jaxae.metrics.scaling_laws import zipf_quotas
 from jaxae.sae import atoms as care
-from jaxae.sae import encoders, losses
+from jaxae.sae import losses
 from jaxae.sae.codes import Codes, decode, dense
 from jaxae.sae.sparsifiers import check_k, nested_topk
 from jaxae.systems import figures as draw
 from jaxae.systems import sparsity
 from jaxae.systems.base import Latent, Objective, State, System, Variables, means, variables
 from jaxae.systems.builders import one_loss
+from jaxae.systems.sparse import maps
 
-ENCODERS, DECODERS = ("linear", "tied"), ("linear", "scaled")
+PURSUITS = ("pursuit", "orthogonal_pursuit")
 
 
 def defaults() -> ConfigDict:
-    """Keys of `config.model`, beside those of `sparsity.defaults`.
+    """Keys of `config.model`, beside those of `sparsity.defaults` and `maps.defaults`.
 
-    `atoms` of the dictionary. `encoder`: 'linear', or 'tied' (the decoder's atoms with unit norm). `center`: the
-    decoder's offset is subtracted from the input. `offset`: 'median' (geometric) or 'mean' of the data, or 'zero', to
-    start from. `tied_start`: the encoder starts as the decoder's transpose, scaled so that reconstructions have the
-    inputs' norm. `decoder`: 'linear', or 'scaled' with a learned scale for each atom. `unit_norm`: atoms have norm
-    one, and gradients no part along them. `skip`: a linear map from input to output beside the dictionary.
-    `input`: 'none', or 'example' (mean over coordinates subtracted, norm one).
+    `atoms` of the dictionary. `center`: the decoder's offset is subtracted from the input. `offset`: 'median'
+    (geometric) or 'mean' of the data, or 'zero', to start from. `tied_start`: the encoder starts as the decoder's
+    transpose, scaled so that reconstructions have the inputs' norm. `unit_norm`: atoms have norm one, and gradients no
+    part along them. `skip`: a linear map from input to output beside the dictionary. `input`: 'none', 'example' (mean
+    over coordinates subtracted, norm one) or 'unit' (norm one); a target `y` likewise by itself, and reconstructions
+    are of these. `cap`: codes z become cap tanh(z / cap), 0 for none.
 
     `error`: 'normalised' (by the variance of the data: the share not explained) or 'sum' of squares. `l1`, times the
-    atoms' norms with `l1_by_norm`; `l0` and `l0_goal` (the mean to reach, 0: a plain penalty) for 'jump_relu'; these
-    grow from 0 over `sparsity_warmup` steps. `auxk` of `aux_atoms` atoms that were silent for `dead_after` examples.
-    `multi_k`, `multi_weight`: a second reconstruction with that many times k. `ks` (nested numbers of active atoms, or
-    with `nest='prefix'` sizes of dictionaries) and `nested_weights` ('uniform', 'reverse'). `tilt`: 0 reduces by the
-    mean, else by the tilted mean, of the reconstruction error alone.
+    atoms' norms with `l1_by_norm` (the sum of the norms of their `layers` equal parts, in a crosscoder); `l0` and
+    `l0_goal` (the mean to reach, 0: a plain penalty) for 'jump_relu'; these grow from 0 over `sparsity_warmup` steps.
+    `auxk` of `aux_atoms` atoms: with `aux` 'dead' of those that were silent for `dead_after` examples, with 'zipf' of
+    those that fire less than half as often as the law of `quotas` has it. `revive`: the weight with which atoms silent
+    so long are drawn to what a pursuit leaves; `atom_dropout`: the share of atoms that a pursuit cannot choose in a
+    batch. `multi_k`, `multi_weight`: a second reconstruction with that many times k. `ks` (nested numbers of active
+    atoms, or with `nest='prefix'` sizes of dictionaries) and `nested_weights` ('uniform', 'reverse'). `tilt`: 0 reduces
+    by the mean, else by the tilted mean, of the reconstruction error alone.
     """
-    return ConfigDict(sparsity.defaults() | dict(
-        atoms=256, encoder="linear", center=True, offset="median", tied_start=True, decoder="linear", unit_norm=True,
-        skip=False, input="none", error="normalised", l1=0.0, l1_by_norm=False, l0=0.0, l0_goal=0.0, sparsity_warmup=0,
-        auxk=0.0, aux_atoms=32, dead_after=20_000, multi_k=0, multi_weight=0.125, ks=(), nest="active",
-        nested_weights="uniform", tilt=0.0))
+    return ConfigDict(sparsity.defaults() | maps.defaults() | dict(
+        atoms=256, center=True, offset="median", tied_start=True, unit_norm=True, skip=False, input="none", cap=0.0,
+        error="normalised", l1=0.0, l1_by_norm=False, layers=1, l0=0.0, l0_goal=0.0, sparsity_warmup=0, auxk=0.0,
+        aux="dead", aux_atoms=32, dead_after=20_000, revive=0.0, atom_dropout=0.0, multi_k=0, multi_weight=0.125, ks=(),
+        nest="active", nested_weights="uniform", tilt=0.0))
 
 
 class Extra(NamedTuple):
@@ -53,6 +58,7 @@ class Extra(NamedTuple):
     threshold: Array  # of the sparsifier
     variance: Array  # [] mean of |y - mean y|^2 of the data
     step: Array  # [] updates so far
+    memory: dict[str, Any]  # of `maps`: adapted biases, candidate points
 
 
 def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:
@@ -74,71 +80,66 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     shape, target = example["x"].shape[1:], example.get("y", example["x"]).shape[1:]
     d, out, m = math.prod(shape), math.prod(target), model.atoms
     _check(model, d, out)
-    chooser = sparsity.sparsifier_of(model, m, config.batch_size // config.optim.accumulate, axis_name)
-    needs_all = model.nest == "prefix" and model.ks or model.encoder == "tied"
-    light = chooser.sparse and not needs_all
+    examples = config.batch_size // config.optim.accumulate
+    chooser = sparsity.sparsifier_of(model, m, examples, axis_name)
+    light = chooser.sparse and not (model.nest == "prefix" and model.ks)
+    expected = zipf_quotas(m, examples * model.k, model.zipf_exponent if model.quotas == "zipf" else 0.0,
+                           model.zipf_shift, examples) / examples if model.aux == "zipf" else None
 
     def prepared(x):
         x = x.reshape(x.shape[0], -1).astype(jnp.float32)
         if model.input == "example":
             x = x - x.mean(-1, keepdims=True)
+        if model.input != "none":
             x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-8)
         return x
 
     def wanted(batch, x):
         return prepared(batch["y"]) if "y" in batch else x
 
-    def atoms_of(params):
-        return care.unit_rows(params["decoder"]) if model.encoder == "tied" else params["decoder"]
-
     def centred(params, x):
         return x - params["offset"] if model.center else x
 
-    def encoded(params, x):
-        if model.encoder == "tied":
-            return encoders.of_pre(centred(params, x) @ atoms_of(params).T + params["bias"])
-        return encoders.linear(centred(params, x), params["encoder"], params["bias"], light)
-
-    def scaled(params, codes):
-        if model.decoder == "linear":
-            return codes
-        scale = params["scale"] if codes.indices is None else params["scale"][codes.indices]
-        return codes._replace(values=codes.values * scale)
-
-    def decoded(params, codes, x):
-        y_hat = decode(scaled(params, codes), atoms_of(params)) + params["offset"]
+    def decoded(params, codes, atoms, x):
+        y_hat = decode(codes, atoms) + params["offset"]
         return y_hat + x @ params["skip"] if model.skip else y_hat
 
-    def chosen(params, extra, batch, x, train):
-        found = encoded(params, x)
-        return found, chooser.choose(params, extra.threshold, centred(params, x), found, atoms_of(params), batch, train)
+    def chosen(params, extra, batch, x, train, kept=None):
+        """Pre-activations, and what the sparsifier makes of them; `kept [m]` of the atoms can be chosen."""
+        near = centred(params, x)
+        found = maps.encoded(model, params, extra.memory, near, light)
+        directions = maps.directions(model, params, extra.memory)
+        if kept is not None:
+            directions = jnp.where(kept[:, None], directions, 0.0)
+        bias = maps.bias_of(model, params, extra.memory)
+        choice = chooser.choose(sparsity.Given(params | {"bias": bias}, extra.threshold, extra.step, near, found,
+                                               directions, batch, train))
+        if model.cap:
+            values = model.cap * jnp.tanh(choice.codes.values / model.cap)
+            choice = choice._replace(codes=choice.codes._replace(values=values))
+        return found, choice
 
     def init(key: Array, batch):
-        keys = collectives.split_keys(key, ("decoder", "encoder"))
-        directions = care.random_atoms(keys["decoder"], m, out)
-        params = {"decoder": directions, "bias": jnp.zeros((m,)), "offset": jnp.zeros((out,))} | chooser.params(m)
-        if model.encoder == "linear":
-            start = directions if model.tied_start and d == out else care.random_atoms(keys["encoder"], m, d)
-            params["encoder"] = start.T.copy()
-        if model.decoder == "scaled":
-            params["scale"] = jnp.ones((m,))
+        params, memory = maps.init(model, key, d, out)
+        params |= {"offset": jnp.zeros((out,))} | chooser.params(m)
         if model.skip:
             params["skip"] = jnp.zeros((d, out))
-        return params, Extra(care.start_activity(m), chooser.threshold(m), jnp.ones(()), jnp.int32(0))
+        return params, Extra(care.start_activity(m), chooser.threshold(m), jnp.ones(()), jnp.int32(0), memory)
 
     def prepare(state: State, data, key: Array) -> State:
-        """Offset, variance and the encoder's scale from the data, before the first step."""
+        """Offset, variance, candidate points and the encoder's scale from the data, before the first step."""
         x = prepared(data["x"])
         y, params = wanted(data, x), dict(state.params)
         variance = jnp.square(y - y.mean(0)).sum(-1).mean()
         centre = {"median": lambda: care.geometric_median(y), "mean": lambda: y.mean(0),
                   "zero": lambda: jnp.zeros((out,))}[model.offset]()
         params["offset"] = centre
-        extra = state.extra._replace(variance=jnp.where(variance > 0, variance, 1.0))
+        params, memory = maps.from_data(model, state.extra.memory, params, y, key)
+        extra = state.extra._replace(variance=jnp.where(variance > 0, variance, 1.0), memory=memory)
         if model.encoder == "linear" and model.tied_start:
             few = slice(config.batch_size)
             _, first = chosen(params, extra, {}, x[few], True)
-            scale = care.matched_scale(y[few] - centre, decode(first.codes, atoms_of(params)))
+            scale = care.matched_scale(y[few] - centre, decode(first.codes, maps.atoms(model, params, memory)))
             params["encoder"] = params["encoder"] * jnp.clip(scale, 0.01, 100.0)
         fresh = state._replace(params=params, extra=extra)
         if jax.tree.leaves(state.average):
@@ -148,9 +149,10 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     def loss(params, extra, batch, key, train: bool) -> Objective:
         x = prepared(batch["x"])
         y, variance = wanted(batch, x), extra.variance if model.error == "normalised" else 1.0
-        found, choice = chosen(params, extra, batch, x, train)
-        codes, dictionary = choice.codes, atoms_of(params)
-        y_hat = decoded(params, codes, x)
+        kept = jax.random.uniform(key, (m,)) >= model.atom_dropout if model.atom_dropout and train else None
+        found, choice = chosen(params, extra, batch, x, train, kept)
+        codes, dictionary = choice.codes, maps.atoms(model, params, extra.memory)
+        y_hat = decoded(params, codes, dictionary, x)
         error = losses.squared_error(y, y_hat, variance)
         fires = dense(codes, m) > care.FIRES if not train or codes.indices is None else None
         activity = extra.activity
@@ -158,28 +160,32 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
             activity = care.note_activity(activity, fires, axis_name=axis_name) if fires is not None else \
                 care.note_sparse_activity(activity, codes, axis_name=axis_name)
         dead = activity.silent > model.dead_after
+        unused = dead if expected is None else care.underused(activity.frequency, expected)
         reconstruction = error
         if model.ks:
-            levels = [decoded(params, part, x) for part in nested(found, codes)]
+            levels = [decoded(params, part, dictionary, x) for part in nested(found, codes)]
             reconstruction = losses.matryoshka(y, levels, losses.matryoshka_weights(len(levels), model.nested_weights),
                                                variance)
         if model.multi_k:
             more = nested_topk(found, (min(m, model.k * model.multi_k),))[0]
-            reconstruction = reconstruction + model.multi_weight * losses.squared_error(y, decoded(params, more, x),
-                                                                                        variance)
+            y_more = decoded(params, more, dictionary, x)
+            reconstruction = reconstruction + model.multi_weight * losses.squared_error(y, y_more, variance)
         value = losses.tilted(reconstruction, model.tilt, axis_name) if _given(model.tilt) and train else reconstruction
         growth = jnp.minimum(1.0, (extra.step + 1) / model.sparsity_warmup) if model.sparsity_warmup and train else 1.0
         value = value + growth * penalties(params, choice, dictionary, y, variance)
         metrics = {"error": error, "l0": sparsity.active(codes)}
         if _given(model.auxk):
-            revive = losses.auxk(found, dictionary, y - y_hat, dead, model.aux_atoms, axis_name)
+            revive = losses.auxk(found, dictionary, y - y_hat, unused, model.aux_atoms, axis_name)
             value, metrics["auxk"] = value + model.auxk * revive, revive
+        if _given(model.revive) and train:
+            value = value + model.revive * losses.revival(dictionary, y - y_hat, dead)
         if not train:
             near = y - params["offset"]  # whose squares do not drown the variance when data are far from zero
             return Objective(value, metrics | {"squared_error": jnp.square(y - y_hat).sum(-1), "near": near,
                                                "square": jnp.square(near).sum(-1), "fires": fires}, extra)
         metrics["dead"] = dead.mean()
-        return Objective(value, metrics, Extra(activity, choice.threshold, extra.variance, extra.step + 1))
+        memory = maps.noted(extra.memory, found.pre, axis_name)
+        return Objective(value, metrics, Extra(activity, choice.threshold, extra.variance, extra.step + 1, memory))
 
     def nested(found, codes):
         if model.nest == "active":
@@ -189,7 +195,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
 
     def penalties(params, choice, dictionary, y, variance):
         value = 0.0
-        weighed = dictionary if model.l1_by_norm else None
+        weighed = None
+        if model.l1_by_norm:
+            weighed = jnp.linalg.norm(dictionary.reshape(m, model.layers, -1), axis=-1).sum(-1, keepdims=True)
         if choice.gate is not None:  # the gate learns by the penalty and by reconstructing alone, past fixed atoms
             seen = decode(Codes(choice.gate), jax.lax.stop_gradient(dictionary))
             value = losses.squared_error(y, seen + jax.lax.stop_gradient(params["offset"]), variance)
@@ -203,9 +211,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return value
 
     def after(params, extra, key):
-        if model.unit_norm:
-            params = params | {"decoder": care.unit_rows(params["decoder"])}
-        return params, extra
+        params, memory = maps.constrained(model, params, extra.memory, extra.step)
+        return params, extra._replace(memory=memory)
 
     def summary(sums):
         vectors = ("near", "square", "squared_error", "fires")
@@ -220,12 +227,12 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     def decode_codes(now: Variables, z, key=None):
         if model.skip:
             raise ValueError("codes of a skip transcoder do not say what the input was: use reconstruct")
-        return decoded(now.params, Codes(z), None).reshape(-1, *target)
+        return decoded(now.params, Codes(z), maps.atoms(model, now.params, now.extra.memory), None).reshape(-1, *target)
 
     def reconstruct(now: Variables, x, key=None):
         x = prepared(x)
         codes = chosen(now.params, now.extra, {}, x, False)[1].codes
-        return decoded(now.params, codes, x).reshape(-1, *target)
+        return decoded(now.params, codes, maps.atoms(model, now.params, now.extra.memory), x).reshape(-1, *target)
 
     def figures(state: State, batch, key):
         """Atoms as images where the data are, in the order of their frequency, and how often they fire."""
@@ -234,7 +241,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         shown = {"frequencies": jnp.sort((z > care.FIRES).mean(0))[::-1]}
         if len(target) == 3:
             often = jnp.argsort(-(z > care.FIRES).mean(0))[:64]
-            pictures = atoms_of(now.params)[often].reshape(-1, *target)
+            pictures = maps.atoms(model, now.params, now.extra.memory)[often].reshape(-1, *target)
             largest = jnp.abs(pictures).max((1, 2, 3), keepdims=True)
             shown["atoms"] = 0.5 + 0.5 * pictures / jnp.maximum(largest, 1e-8)
         return draw.comparison(batch["x"], reconstruct(now, batch["x"])) | shown
@@ -254,14 +261,23 @@ def _given(weight) -> bool:
 
 def _check(model, d: int, out: int) -> None:
     """Raises ValueError for options that do not exist or do not fit."""
-    for name, allowed in (("encoder", ENCODERS), ("decoder", DECODERS), ("error", ("normalised", "sum")),
-                          ("input", ("none", "example")), ("offset", ("median", "mean", "zero")),
-                          ("nest", ("active", "prefix")), ("nested_weights", ("uniform", "reverse"))):
+    maps.check(model)
+    for name, allowed in (("error", ("normalised", "sum")), ("input", ("none", "example", "unit")),
+                          ("offset", ("median", "mean", "zero")), ("nest", ("active", "prefix")),
+                          ("nested_weights", ("uniform", "reverse")), ("aux", ("dead", "zipf"))):
         if model[name] not in allowed:
             raise ValueError(f"model.{name}={model[name]!r} must be one of {', '.join(allowed)}")
-    if d != out and (model.center or model.encoder == "tied"):
+    if (model.encoder == "none" or model.revive or model.atom_dropout) and model.sparsifier not in PURSUITS:
+        raise ValueError(f"model.encoder='none', model.revive and model.atom_dropout are of a pursuit: set "
+                         f"model.sparsifier to one of {', '.join(PURSUITS)}")
+    if model.sparsifier in PURSUITS and (model.encoder != "none" or model.decoder != "linear" or not model.unit_norm):
+        raise ValueError("a pursuit takes atoms of norm one: set model.encoder='none', model.decoder='linear' and "
+                         "model.unit_norm=True")
+    if out % model.layers:
+        raise ValueError(f"model.layers={model.layers} does not divide targets of width {out}")
+    if d != out and (model.center or model.encoder in ("tied", "none")):
         raise ValueError(f"inputs of width {d} and targets of width {out}: set model.center=False and "
-                         f"model.encoder='linear'")
+                         f"model.encoder='linear' or 'kron'")
     if _given(model.auxk):
         check_k(model.aux_atoms, model.atoms)
     if model.ks and max(model.ks) > model.atoms:
