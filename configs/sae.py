@@ -13,7 +13,8 @@ Others, which combine (`--config=configs/sae.py:batch_topk,planted`): `multi` (M
 of active atoms, Zaigrajew et al. 2025, arXiv 2502.20578) and `prefix` (nested dictionaries, Bussmann et al. 2025, arXiv
 2503.17547), `tied` (Cunningham et al. 2023, arXiv 2309.08600: ReLU and L1), `tilted` (Muhamed et al. 2024, arXiv
 2411.00743), `zipf` (AuxK for atoms used less than a Zipf law has it, arXiv 2411.02124), `no_revival` (without
-AuxK), `photographs` (grey crops), `planted` (64 known atoms in 32 dimensions, 3 active); `pursuit` (matching pursuit as the encoder, Costa et al. 2025, arXiv 2506.03093),
+AuxK), `photographs` (grey crops), `planted` (64 known atoms in 32 dimensions, 3 active); `pursuit` (matching pursuit
+as the encoder, Costa et al. 2025, arXiv 2506.03093),
 `k_sparse` (tied and linear, k falling from 128; Makhzani and Frey 2013, arXiv 1312.5663), `kron` (latents of pairs of
 units, Kurochkin et al. 2025, arXiv 2505.22255), `archetypal` (atoms near the convex hull of the data, Fel et al. 2025,
 arXiv 2502.12892), `bias_adaptation` (no penalty, biases that follow frequencies, Chen et al. 2025, arXiv 2506.14002).
@@ -93,7 +94,7 @@ def get_config(arg: str = ""):
             c.model.update(dict(heads=2, bases=3, extensions=4))
         c.model.update(dict(candidates=min(c.model.candidates, 32), k_start=min(c.model.k_start, 12),
                             k_test=min(c.model.k_test, 6)))
-        c.data.size = 8
+        c.data.update(dict(num_train=500) if c.data.source == "dictionary" else dict(size=8))
 
     l1 = dict(l1=0.02, sparsity_warmup=200)
     nested = dict(ks=(4, 8, 16, 32, 64, 512), auxk=0.0)
@@ -106,5 +107,6 @@ def get_config(arg: str = ""):
         zipf=model(aux="zipf"), no_revival=model(auxk=0.0), k_sparse=k_sparse, bias_adaptation=bias_adaptation,
         pursuit=model(sparsifier="pursuit", encoder="none", auxk=0.0, revive=0.01, offset="mean"),
         kron=model(encoder="kron", heads=32, bases=4, extensions=4),
-        archetypal=model(decoder="archetypal", unit_norm=False, candidates=1000, delta=1.0), photographs=photographs, planted=planted, paper=paper, paper_gemma=paper_gemma,
+        archetypal=model(decoder="archetypal", unit_norm=False, candidates=1000, delta=1.0), photographs=photographs,
+        planted=planted, paper=paper, paper_gemma=paper_gemma,
         paper_clip=paper_clip, tiny=tiny))
