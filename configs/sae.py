@@ -19,6 +19,8 @@ as the encoder, Costa et al. 2025, arXiv 2506.03093),
 units, Kurochkin et al. 2025, arXiv 2505.22255), `archetypal` (atoms near the convex hull of the data, Fel et al. 2025,
 arXiv 2502.12892), `bias_adaptation` (no penalty, biases that follow frequencies, Chen et al. 2025, arXiv 2506.14002).
 
+`sharded` spreads the atoms over all devices (`--config.mesh.data=2`: the batch over two groups of them as well).
+
 At the scale of the papers, on arrays of activations (`npz:PATH`, one array `x [n width]`): `paper` (GPT-2 small, 32,768
 atoms), `paper_gemma` (2,304 to 16,384 atoms, JumpReLU), `paper_clip` (768 to 6,144 atoms, nested).
 """
@@ -58,6 +60,10 @@ def get_config(arg: str = ""):
 
     def photographs(c):
         c.data.update(dict(source="photographs", size=16, channels=1))
+
+    def sharded(c):
+        c.mesh.update(dict(data=1, tensor=-1))
+        c.rules = (("encoder$", (None, "tensor")), ("decoder$", ("tensor", None)))
 
     def planted(c):
         c.data.update(dict(source="dictionary", num_train=50_000))
@@ -108,5 +114,5 @@ def get_config(arg: str = ""):
         pursuit=model(sparsifier="pursuit", encoder="none", auxk=0.0, revive=0.01, offset="mean"),
         kron=model(encoder="kron", heads=32, bases=4, extensions=4),
         archetypal=model(decoder="archetypal", unit_norm=False, candidates=1000, delta=1.0), photographs=photographs,
-        planted=planted, paper=paper, paper_gemma=paper_gemma,
+        planted=planted, sharded=sharded, paper=paper, paper_gemma=paper_gemma,
         paper_clip=paper_clip, tiny=tiny))

@@ -7,12 +7,20 @@ import os
 import sys
 
 CASES = {"vq_ema": ("vq", {}), "vq_gradient": ("vq", {"codebook": "gradient"}), "vae": ("vae", {}),
-         "wae": ("wae", {"divergence": "sliced", "latent": 8}), "wae_gan": ("wae", {"divergence": "gan", "latent": 8})}
-LAYOUTS = {"one": {"data": 1}, "data": {"data": -1}, "fsdp": {"data": 2, "fsdp": -1}, "pmap": {"data": -1}}
+         "wae": ("wae", {"divergence": "sliced", "latent": 8}), "wae_gan": ("wae", {"divergence": "gan", "latent": 8}),
+         "sae_topk": ("sae", {"k": 2, "multi_k": 2}),
+         "sae_batch_topk": ("sae", {"sparsifier": "batch_topk", "aux": "zipf", "tilt": 2.0}),
+         "sae_feature_choice": ("sae", {"sparsifier": "feature_choice", "input": "example"}),
+         "sae_jump_relu": ("sae", {"sparsifier": "jump_relu", "l0": 0.1, "l0_goal": 4.0, "threshold": 0.1,
+                                   "bandwidth": 0.5}),
+         "sae_adapted": ("sae", {"encoder": "tied", "decoder": "scaled", "sparsifier": "relu", "bias": "adapted",
+                                 "adapt_every": 4, "bias_rate": 0.1, "groups": 4, "center": False})}
+LAYOUTS = {"one": {"data": 1}, "data": {"data": -1}, "fsdp": {"data": 2, "fsdp": -1}, "pmap": {"data": -1},
+           "tensor": {"data": 2, "tensor": -1}}  # a dictionary's atoms over devices
 
 
-def small_config(case: str):
-    """A small config: batch 32 of digits, every coupled statistic in use."""
+def small_config(case: str, layout: str):
+    """A small config for a layout: batch 32 of digits, every coupled statistic in use."""
     import importlib.util
     from pathlib import Path
 
@@ -21,7 +29,8 @@ def small_config(case: str):
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config("tiny")
+    get_config = module.get_config
+    config = get_config("tiny")
     config.batch_size = 32
     config.data.num_train = 128
     # A larger eps: Adam divides small gradients by their own size, which would magnify rounding.
@@ -29,6 +38,9 @@ def small_config(case: str):
     if name == "vq":
         # Wide enough that fsdp shards it; revival at a threshold that is met.
         config.model.update(dict(width=16, codes=64, revive=0.3) | model)
+    elif name == "sae":
+        config.rules = get_config("sharded").rules if layout == "tensor" else ()
+        config.model.update(dict(atoms=64, k=4, aux_atoms=8, dead_after=100) | model)
     else:
         config.model.update(dict(features=(64,), latent=8) | model)
     return config
@@ -43,7 +55,7 @@ def run(case: str, layout: str, stops: tuple[int, ...] = (1, 20)):
     from jaxae.train import feed, sharding
     from jaxae.train.setup import program_of
 
-    config = small_config(case)
+    config = small_config(case, layout)
     config.steps, config.log_every = stops[-1], stops[-1]
     config.parallel = "pmap" if layout == "pmap" else "jit"
     dataset = data.load(config.data)
