@@ -16,6 +16,7 @@ from jaxae.systems.base import State, System
 from jaxae.train import config as configs
 from jaxae.train import evaluators, feed, sharding
 from jaxae.train.checkpoint import Checkpoints
+from jaxae.train.initial import first_preparation, initial
 from jaxae.train.interrupt import Interrupt
 from jaxae.train.program import Program, Spec, Totals, make_program
 from jaxae.train.record import Record
@@ -63,9 +64,9 @@ def _train(config: ConfigDict, program: Program, spec: Spec, dataset: "data.Data
            record: Record, interrupt: Interrupt, started: float) -> dict[str, Any]:
     """From the newest checkpoint, or a fresh state, to the results."""
     checkpoints = Checkpoints(record.workdir / "checkpoints", config.keep)
-    step, state, meta = checkpoints.restore(program.abstract) or _initial(config, program)
+    step, state, meta = checkpoints.restore(program.abstract) or initial(config, program)
     if step == 0:
-        state = _prepared(config, program, dataset, state)
+        state = first_preparation(config, state, lambda fresh: _prepared(config, program, dataset, fresh))
     record.open(step)
     results: dict[str, Any] = {}
     placed = program.spread(state)
@@ -241,35 +242,6 @@ def _feed(config, program: Program, dataset, spec: Spec, step: int, meta):
     if meta.get("iterator"):
         iterator.set_state(meta["iterator"])
     return advance, iterator
-
-
-def _initial(config, program: Program) -> tuple[int, State, dict]:
-    """A fresh state, or one that starts from another run (`resume`: all of it, `init_from`: its parameters)."""
-    source = config.resume or config.init_from
-    if not source:
-        return 0, program.init(), {}
-    name = f"config.{'resume' if config.resume else 'init_from'}={source!r}"
-    directory = Path(source)
-    directory = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
-    if not directory.is_dir():
-        raise configs.ConfigError(f"{name}: there is no such workdir")
-    other = Checkpoints(directory, read_only=True)
-    if not other.steps():
-        raise configs.ConfigError(f"{name}: there is no checkpoint in it")
-    if config.resume:
-        found = other.restore(program.abstract)
-        if found[0] >= config.steps:
-            raise configs.ConfigError(f"{name} is at step {found[0]}: set config.steps above that")
-    else:
-        abstract, parts = program.abstract.params, tuple(config.init_parts)
-        unknown = sorted({*parts} - {*abstract})
-        if unknown:
-            raise configs.ConfigError(f"config.init_parts: the parameters have {', '.join(abstract)}, not "
-                                      f"{', '.join(unknown)}")
-        params, state = other.restore_params(abstract, parts), program.init()
-        found = 0, state._replace(params=state.params | params if parts else params), {}
-    other.close()
-    return found
 
 
 def _training_set(dataset, limit: int):
