@@ -15,7 +15,7 @@ import pytest
 from jaxae import data, optim, systems
 from jaxae.train import train
 from jaxae.train.config import ConfigError, check
-from jaxae.train.setup import example_of, open_data
+from jaxae.train.setup import example_of, open_data, open_run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -54,6 +54,18 @@ def test_config_trains_and_draws(name, tmp_path):
     assert expected <= figures
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["system"] == config.system
+
+
+def test_what_init_from_gives_survives_the_preparation(tmp_path):
+    config = get_config("sae", "tiny")  # whose preparation sets the offset and the encoder's scale
+    train(config, tmp_path / "first")
+    config.update(dict(init_from=str(tmp_path / "first"), steps=1))
+    config.optim.update(dict(learning_rate=0.0))
+    train(config, tmp_path / "second")
+    first, second = (open_run(tmp_path / name).state for name in ("first", "second"))
+    for name in first.params:
+        np.testing.assert_allclose(second.params[name], first.params[name], rtol=1e-5, atol=1e-7)
+    assert float(second.extra.variance) == float(first.extra.variance) != 1.0
 
 
 def updates_and_measures(config, dataset):
@@ -339,14 +351,42 @@ def _leaves(config, prefix=""):
             yield prefix + key, value
 
 
-@pytest.mark.parametrize("arg, width, atoms, own", [("paper", 768, 32_768, {}),
-                                                    ("paper_gemma", 2304, 16_384, {"log_threshold": 16_384}),
-                                                    ("paper_clip", 768, 6144, {})])
-def test_paper_scale_sparse_autoencoders(arg, width, atoms, own):
-    config, sizes = sizes_at_paper_scale("sae", arg, (width,))
-    assert sizes == {"encoder": width * atoms, "decoder": width * atoms, "bias": atoms, "offset": width} | own
-    batch = {"x": jax.ShapeDtypeStruct((config.batch_size, width), jnp.float32)}
+def linear_sizes(width, atoms):
+    return {"encoder": width * atoms, "decoder": width * atoms, "bias": atoms, "offset": width}
+
+
+@pytest.mark.parametrize("arg, shape, wanted", [
+    ("paper", (768,), linear_sizes(768, 32_768)),
+    ("paper_gemma", (2304,), linear_sizes(2304, 16_384) | {"log_threshold": 16_384}),
+    ("paper_clip", (768,), linear_sizes(768, 6144)), ("paper_feature_choice", (768,), linear_sizes(768, 32_768)),
+    ("paper_gradient", (768,), linear_sizes(768, 24_576)),
+    ("paper_kron", (1536,), linear_sizes(1536, 32_768) | {"encoder": 1536 * 24_576, "bias": 24_576}),
+    ("paper_archetypal", (768,), {"encoder": 768 * 3840, "bias": 3840, "weights": 3840 * 32_000, "relax": 3840 * 768,
+                                  "log_scale": 1, "offset": 768}),
+    ("paper_bias_adaptation", (1536,), {"decoder": 1536 * 65_536, "scale": 65_536, "offset": 1536}),
+    ("paper_pursuit", (768,), {"decoder": 768 * 19_200, "offset": 768}),
+    ("paper_tied", (512,), {"decoder": 512 * 1024, "bias": 1024, "offset": 512}),
+    ("paper_seeds", (768,), linear_sizes(768, 32_768)), ("paper_mdl", (28, 28, 1), linear_sizes(784, 4096)),
+    ("paper_k_sparse", (28, 28, 1), {"decoder": 784 * 1000, "bias": 1000, "offset": 784})])
+def test_paper_scale_sparse_autoencoders(arg, shape, wanted):
+    config, sizes = sizes_at_paper_scale("sae", arg, shape)
+    assert sizes == wanted
+    batch = {"x": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.float32)}
+    if arg == "paper_gradient":
+        batch["gradient"] = batch["x"]
     system = systems.build(config, batch)
     state = jax.eval_shape(system.init, jax.random.key(0), batch)
     moved, _ = jax.eval_shape(system.step, state, batch, jax.random.key(0))
-    assert moved.params["encoder"].shape == (width, atoms)
+    assert {k: v.size for k, v in moved.params.items()} == wanted
+
+
+def test_paper_scale_deep_dictionary_halves_784_pixels_three_times():
+    config, found = sizes_at_paper_scale("deep_dictionary")
+    sizes = (392, 196, 98)
+    assert found == {f"layer{i}": a * b for i, (a, b) in enumerate(zip((784, *sizes), sizes, strict=False))}
+    assert (config.model.examples, config.prepare_every, config.prepare_examples) == (60_000, 1, 0)
+    batch = {"x": jax.ShapeDtypeStruct((config.batch_size, 28, 28, 1), jnp.float32)}
+    system = systems.build(config, batch)
+    state = jax.eval_shape(system.init, jax.random.key(0), batch)
+    data_ = {"x": jax.ShapeDtypeStruct((60_000, 28, 28, 1), jnp.float32)}
+    assert jax.eval_shape(system.prepare, state, data_, jax.random.key(0)).extra.codes.shape == (60_000, 98)

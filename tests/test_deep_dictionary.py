@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Lasso
 
+from jaxae import systems
 from jaxae.sae import deep_dictionary as deep
 from jaxae.sae.deep_dictionary import DeepDictionary
 from jaxae.sae.ista import ista, soft_threshold
+from jaxae.systems.base import variables
+from jaxae.systems.sparse import deep_dictionary
+from jaxae.train import fit
+from jaxae.train.config import base
 
 
 def planted(seed, n=200, dim=20, sizes=(10, 5), phi=np.tanh):
@@ -107,3 +112,50 @@ def test_what_does_not_exist_is_said():
         deep.mm_step(state, jnp.zeros((4, 3)), 0.1, "relu")
     with pytest.raises(ValueError, match="'newton'"):
         deep.mm_step(state, jnp.zeros((4, 3)), 0.1, z_step="newton")
+
+
+def system_of(**model):
+    config = base()
+    config.system, config.model = "sparse.deep_dictionary", deep_dictionary.defaults()
+    config.model.update(dict(sizes=(6, 3), mu=0.05, phi="linear", z_step="inverse", guard=False, greedy_steps=4,
+                             examples=40, encode_steps=10) | model)
+    return systems.build(config, {"x": jax.ShapeDtypeStruct((8, 12), jnp.float32)})
+
+
+def test_runs_side_by_side_prepare_greedily_and_then_by_passes_over_all_data():
+    x, system = jnp.asarray(planted(7, 40, 12, (6, 3)), jnp.float32), system_of(passes=2)
+    x += 0.3 * jax.random.normal(jax.random.key(1), x.shape)
+
+    def run(key):
+        first = system.prepare(system.init(key, {"x": x[:8]}), {"x": x}, key)
+        return first, system.prepare(first._replace(step=jnp.int32(3)), {"x": x}, key)
+
+    def expected(key):
+        first = deep.greedy(key, x, (6, 3), 0.05, 4, "linear")
+        return first, deep.fit(first, x, 0.05, 2, "linear", z_step="inverse", guard=False)[0]
+
+    keys = jnp.stack([jax.random.key(i) for i in range(2)])
+    for found, wanted in zip(jax.jit(jax.vmap(run))(keys), jax.jit(jax.vmap(expected))(keys), strict=True):
+        for layer, atoms in enumerate(wanted.dictionaries):
+            np.testing.assert_allclose(found.params[f"layer{layer}"], atoms, atol=1e-4)
+        np.testing.assert_allclose(found.extra.codes, wanted.codes, atol=1e-4)
+        for i in range(2):
+            value = deep.objective(tuple(a[i] for a in wanted.dictionaries), wanted.codes[i], x, 0.05, "linear")
+            np.testing.assert_allclose(found.extra.objective[i], value / 40, rtol=1e-4)
+    with pytest.raises(ValueError, match="prepare_examples=0"):
+        jax.eval_shape(system.prepare, jax.eval_shape(system.init, keys[0], {"x": x[:8]}), {"x": x[:30]}, keys[0])
+    with pytest.raises(ValueError, match="at least one layer"):
+        system_of(sizes=())
+
+
+def test_the_training_loop_lowers_the_objective_and_measures_examples_it_has_not_seen():
+    x = np.float32(planted(8, 60, 12, (6, 3)))
+    system = system_of(sizes=(3,), greedy_steps=1)
+    state, history = fit(system, dict(x=x[:40], test_x=x[40:]), 12, jax.random.key(0), batch_size=8, record_every=1,
+                         prepare_every=1, prepare_examples=0)
+    values = [row["objective"] for row in history]
+    assert max(np.diff(values)) < 1e-5 * values[0] and values[-1] < 0.9 * values[0]
+    now, unseen = variables(state), jnp.asarray(x[40:])
+    x_hat = jax.jit(lambda now, x: system.decode(now, system.encode(now, x)))(now, unseen)
+    np.testing.assert_allclose(np.linalg.norm(x_hat - unseen) / np.linalg.norm(unseen),
+                               history[-1]["test/relative_error"], rtol=1e-3)

@@ -102,6 +102,8 @@ def test_the_shortest_feasible_description_is_chosen():
     np.testing.assert_allclose(table.bits[1], 64 * _h2(1 / 64), rtol=0.03)
     np.testing.assert_allclose(table.l0, [16, 1, 1, 1])
     assert dl.mdl_select([poor], x, 0.01).best == -1
+    mended = dl.mdl_select([(lambda z: z @ q.T, x @ q)], x, 0.01, correction="miller_madow")
+    assert mended.bits[0] > table.bits[0]
 
 
 def test_the_tree_of_cooccurrence_is_the_planted_one():
@@ -113,6 +115,21 @@ def test_the_tree_of_cooccurrence_is_the_planted_one():
     assert BITS(codes, 0.1, found).total < BITS(codes, 0.1).total - 1
     twins = np.repeat(codes[:, :1], 2, 1)
     assert (dl.cooccurrence_tree(np.c_[twins, 0 * twins]) == -1).all()     # equally frequent: no cycle; dead: a root
+
+
+def test_splitting_gains_what_closed_forms_say():
+    n, gain = 50_000, jax.jit(dl.splitting_gain)
+    first, on = RNG.random(n) < 0.5, RNG.random(n) < 0.3
+    plain = np.where(on, RNG.uniform(0, 8, n), 0).astype(np.float32)      # which child is active says nothing else
+    children = np.stack([plain * first, plain * ~first], 1)
+    np.testing.assert_allclose(gain(plain, children, 1.0), _h2(0.3) - 2 * _h2(0.15), atol=0.01)
+    first = RNG.random(n) < 0.05                                          # a rare wide one and a constant one
+    values = np.where(on, np.where(first, RNG.uniform(0, 64, n), 0.5), 0).astype(np.float32)
+    together = gain(values, np.stack([values * first, values * ~first], 1), 1.0)
+    p, q = 0.3 * 0.05, 0.3 * 0.95
+    share = np.r_[1 - 0.3, q + p / 64, np.full(63, p / 64)]
+    apart = _h2(p) + p * 6 + _h2(q)
+    np.testing.assert_allclose(together, -(share * np.log2(share)).sum() - apart, atol=0.02)
 
 
 def test_bits_of_the_plain_codes():

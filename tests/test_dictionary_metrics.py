@@ -133,6 +133,17 @@ def test_redrawn_atoms_and_negatives_are_not_shared():
     assert not seed_alignment.align(decoder, encoder, -decoder, -encoder).shared.any()
 
 
+def test_autoencoders_without_their_dead_latents_are_aligned():
+    decoder, encoder = _autoencoder(30)
+    alive = np.arange(30) % 3 > 0
+    found = seed_alignment.align(decoder, encoder, decoder[alive], encoder[:, alive])
+    np.testing.assert_array_equal(found.shared, alive)
+    np.testing.assert_array_equal(found.decoder_match, np.where(alive, np.cumsum(alive) - 1, -1))
+    assert not found.agree[~alive].any() and (found.encoder_cosine[~alive] == 0).all()
+    back = seed_alignment.align(decoder[alive], encoder[:, alive], decoder, encoder, method="greedy")
+    assert back.shared.all() and (back.decoder_match == np.flatnonzero(alive)).all()
+
+
 def test_the_two_rules_differ_where_one_cosine_is_low():
     decoder, encoder = np.eye(4), np.eye(4)
     tilted = np.concatenate([0.5 * np.eye(4), np.sqrt(0.75) * np.eye(4)])    # cosine 0.5 with the encoder's columns
@@ -221,7 +232,7 @@ def test_connectivity_hoyer_and_interference_of_known_codes():
     (lambda: match_atoms(np.eye(3), np.eye(3), method="auction"), "has the methods"),
     (lambda: dictionaries.pw_mcc([np.eye(3)]), "at least two"),
     (lambda: dictionaries.dictionary_stability(np.eye(3), np.eye(3)[:2]), "of one size"),
-    (lambda: seed_alignment.align(np.eye(3), np.eye(3), np.eye(3)[:2], np.eye(3)), "of one size"),
+    (lambda: seed_alignment.align(np.eye(3), np.eye(3), np.eye(3)[:2], np.eye(3)), "of the same widths"),
     (lambda: seed_alignment.align(*[np.eye(3)] * 4, rule="any"), "has the rules"),
     (lambda: dictionary_geometry.babel(jnp.eye(3), 3), "1 to 2 here"),
     (lambda: dictionaries.consistency_by_frequency(np.ones(3), np.ones(3), bins=4), "one length >= bins"),

@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxae.train import figures as lib
-from jaxae.train.figures import (
-    bars,
-    curves,
-    heatmap,
-    image_grid,
-    save_png,
-    scatter,
-    side_by_side,
-    write_figures,
-)
+from jaxae.train import plots
+from jaxae.train.figures import heatmap, image_grid, side_by_side, write_figures
+from jaxae.train.plots import bars, curves, save_png, scatter
 
 
 def _read(path):
@@ -113,8 +105,8 @@ def test_png_refuses_other_shapes(tmp_path):
 
 def _drawn(monkeypatch):
     """The matplotlib figures as they are drawn."""
-    seen, render = [], lib._render
-    monkeypatch.setattr(lib, "_render", lambda figure, path: seen.append(figure) or render(figure, path))
+    seen, render = [], plots.render
+    monkeypatch.setattr(plots, "render", lambda figure, path: seen.append(figure) or render(figure, path))
     return seen
 
 
@@ -152,13 +144,25 @@ def test_one_point_is_visible(tmp_path):
     assert blue.sum() > 4
 
 
+def test_a_histogram_counts_what_is_finite_and_says_how_much_is_not(tmp_path, monkeypatch):
+    seen = _drawn(monkeypatch)
+    values = np.array([-2.0, -1.0, -1.0, 0.0, -np.inf, np.nan])
+    write_figures(tmp_path, 3, {"log10_frequency_histogram": values, "nothing_histogram": values[4:]})
+    axes = [figure.axes[0] for figure in seen]
+    heights = np.array([bar.get_height() for bar in axes[0].patches])
+    assert heights[heights > 0].tolist() == [1, 2, 1] and not axes[1].patches
+    assert axes[0].get_title() == "log10 frequency\n4 of 6 values are finite"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log10_frequency_histogram_000003.png",
+                                                          "nothing_histogram_000003.png"]
+
+
 def test_nothing_touches_pyplot(tmp_path):
     code = (
-        "import sys, numpy as np; from jaxae.train import figures as f;"
+        "import sys, numpy as np; from jaxae.train import figures as f, plots;"
         "assert not any(m.startswith('matplotlib') for m in sys.modules), 'matplotlib is not lazy';"
-        "figures = dict(a=np.ones((4, 2)), b=np.ones(3), c=np.ones((2, 3, 3), int));"
+        "figures = dict(a=np.ones((4, 2)), b=np.ones(3), b_histogram=np.ones(3), c=np.ones((2, 3, 3), int));"
         f"f.write_figures({str(tmp_path)!r}, 0, figures);"
-        f"f.curves([dict(step=1, a=2.0)], {str(tmp_path / 'c.png')!r});"
+        f"plots.curves([dict(step=1, a=2.0)], {str(tmp_path / 'c.png')!r});"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

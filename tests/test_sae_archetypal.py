@@ -86,6 +86,17 @@ def test_candidates_are_centroids_or_examples():
     assert rows.any(1).all() and len(set(rows.argmax(1).tolist())) == 7
 
 
+def test_candidates_are_outliers_or_vertices_of_the_hull():
+    rng = np.random.default_rng(1)
+    corners = 5.0 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1], [0, 1.5]])
+    x = jnp.asarray(rng.permutation(np.concatenate([corners, rng.uniform(-1, 1, (200, 2))])), jnp.float32)
+    for method in ("outliers", "extremes"):
+        found = np.asarray(archetypal.candidate_points(x, 5, jax.random.key(2), method))
+        assert sorted(map(tuple, found)) == sorted(map(tuple, np.float32(corners)))
+    with pytest.raises(ValueError, match="only 5 extremes were found"):
+        archetypal.candidate_points(x, 6, jax.random.key(2), "extremes")
+
+
 def test_what_does_not_fit_is_said():
     params, candidates = outside()
     with pytest.raises(ValueError, match="25 atoms cannot start at 20 different candidates"):

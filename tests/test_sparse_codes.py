@@ -53,6 +53,16 @@ def test_activity_counts():
     np.testing.assert_allclose(z, [0, *expected, 0], rtol=1e-4)
 
 
+def test_the_overlap_of_top_examples_is_that_of_the_sets():
+    overlap = jax.jit(sc.top_example_overlap, static_argnums=2)
+    a, b = (RNG.random((30, 6)).astype(np.float32) for _ in range(2))
+    a[5:, 4] = b[7:, 4] = a[:, 5] = b[:, 5] = 0                        # fewer active ones than asked for, and none
+    sets = [[{i for i in np.argsort(-z[:, j])[:10] if z[i, j] > 0} for j in range(6)] for z in (a, b)]
+    expected = [len(p & q) / max(len(p | q), 1) for p, q in zip(*sets, strict=True)]
+    np.testing.assert_allclose(overlap(a, b, 10), expected, rtol=1e-6)
+    np.testing.assert_allclose(overlap(a, 3 * a, 10), [1, 1, 1, 1, 1, 0])
+
+
 def test_the_histogram_of_densities_counts_in_decades():
     density = np.array([0, 0, 1e-8, 1e-6, 3e-4, 1e-3, 0.02, 0.5, 1.0], np.float32)
     count, edges = jax.jit(sc.density_histogram, static_argnums=(1, 2))(density, 6, -6.0)
@@ -211,6 +221,7 @@ def test_quotas_sum_to_the_budget_and_follow_the_law_where_they_can(m, total, al
 
 @pytest.mark.parametrize("call, message", [
     (lambda: sc.fvu(jnp.ones((3, 2)), jnp.ones((4, 2))), "of one shape"),
+    (lambda: sc.top_example_overlap(jnp.ones((3, 2)), jnp.ones((3, 2)), 4), "1 <= top <= n"),
     (lambda: latent_probes.probe_loss(jnp.ones((3, 2)), jnp.ones((4, 2))), "a row of labels"),
     (lambda: latent_probes.cknna(jnp.ones((3, 2)), jnp.ones((3, 2)), 3), "1 <= k < n"),
     (lambda: scaling_laws.fit_scaling_law(*np.ones((3, 5))), "at least 6 autoencoders"),

@@ -11,12 +11,15 @@ import numpy as np
 from jaxae.data import transforms
 from jaxae.data.activations import activations
 from jaxae.data.checks import as_label, as_x, check, kind_of
+from jaxae.data.collages import collages
 from jaxae.data.dictionaries import dictionary, feature_tree
 from jaxae.data.digits import digits, sklearn_digits
 from jaxae.data.files import folder, npz, split_arrays
 from jaxae.data.gaussians import gaussians
+from jaxae.data.influence import influence
 from jaxae.data.paraphrases import paraphrases
 from jaxae.data.photographs import photographs
+from jaxae.data.planted_pairs import planted_pairs
 from jaxae.data.questions import paralex, qqp
 from jaxae.data.scenes import scenes
 from jaxae.data.sentences import sentences
@@ -36,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "resident_bytes": 2 << 30,   # training keeps a smaller set on the device and streams a larger one
     "size": 0,                   # pixels of a side: generators draw so, stored images are resized
     "channels": 0,               # 1 or 3: greyscale or RGB
+    "whiten": 0,                 # photographs: so many principal components of variance one, instead of pixels
     "test_fraction": 0.1,        # where a source has no test split of its own
     "train_split": "train", "test_split": "test", "data_dir": "",      # tfds
     "x": "", "label": "", "test_x": "", "test_label": "",             # names of arrays (npz), features (tfds)
@@ -47,13 +51,16 @@ DEFAULTS: dict[str, Any] = {
     "atoms": 64, "active": 3, "active_std": 0.0, "coefficients": "uniform", "low": 0.5, "high": 1.5,  # dictionary
     "frequencies": "uniform", "zipf_exponent": 1.0, "group_ratio": 10.0, "correlated": 0.0,
     "rare_atoms": 0, "rare_probability": 0.01, "rare_coefficient": 1.2, "unit_norm": False,
+    "sharpness": 15.0,                                                 # influence
     "branching": (8, 4), "root_probability": 0.2, "child_probability": 0.8, "exclusive": True,        # feature_tree
     "sibling_cosine": 0.0, "coefficient_mean": 1.5, "coefficient_std": 0.25,
+    "heads": 4, "bases": 4, "extensions": 4, "active_heads": 2,        # planted_pairs
+    "collage_classes": (0, 1, 2, 3), "fixed_places": False,            # collages
 }
 SOURCES: dict[str, Callable[..., tuple[Source, Source]]] = {
     "digits": digits, "sklearn_digits": sklearn_digits, "photographs": photographs, "gaussians": gaussians,
     "sprites": sprites, "scenes": scenes, "sentences": sentences, "paraphrases": paraphrases, "dictionary": dictionary,
-    "feature_tree": feature_tree,
+    "feature_tree": feature_tree, "influence": influence, "planted_pairs": planted_pairs, "collages": collages,
 }
 _SCHEMES: dict[str, Callable[..., tuple[Source, Source]]] = {
     "tfds": tfds, "npz": npz, "folder": folder, "activations": activations,

@@ -4,10 +4,11 @@ import numpy as np
 
 from jaxae.data.images import check_options
 from jaxae.data.source import ArraySource, DataError
+from jaxae.data.whitening import whiten as whitened
 
 
 def photographs(size: int = 0, channels: int = 0, num_train: int = 0, num_test: int = 0,
-                seed: int = 0) -> tuple[ArraySource, ArraySource]:
+                whiten: int = 0, seed: int = 0) -> tuple[ArraySource, ArraySource]:
     """Crops of china.jpg and flower.jpg (427 x 640), train from their left halves and test from their right.
 
     Crops of one split overlap; no pixel is in both splits. All crops come from two pictures: a set to test
@@ -18,13 +19,15 @@ def photographs(size: int = 0, channels: int = 0, num_train: int = 0, num_test: 
       channels: 3 (also for 0) or 1 for luminance.
       num_train: training crops; 0 is 4,000.
       num_test: test crops; 0 is 1,000.
+      whiten: 0, or so many principal components, each of variance one, in the place of pixels (`whitening.whiten`).
       seed: seed of the crops' places.
 
     Returns:
-      Train and test; `x` uint8 `[n size size channels]`, `label` uint8 `[n]`, 0 for china and 1 for flower.
+      Train and test; `x` uint8 `[n size size channels]`, or float32 `[n whiten]`; `label` uint8 `[n]`, 0 for china
+      and 1 for flower.
 
     Raises:
-      DataError: a size that does not fit into half a photograph.
+      DataError: a size that does not fit into half a photograph, or more components than pixels.
     """
     from sklearn.datasets import load_sample_images
 
@@ -47,4 +50,5 @@ def photographs(size: int = 0, channels: int = 0, num_train: int = 0, num_test: 
         x = np.ascontiguousarray(np.moveaxis(windows[which, top, left], 1, -1))
         return ArraySource({"x": x, "label": which.astype(np.uint8)}, {"label_names": ("china", "flower")})
 
-    return crops(images[:, :, :half], num_train or 4000, 0), crops(images[:, :, half:], num_test or 1000, 1)
+    train, test = crops(images[:, :, :half], num_train or 4000, 0), crops(images[:, :, half:], num_test or 1000, 1)
+    return whitened(train, test, whiten) if whiten else (train, test)

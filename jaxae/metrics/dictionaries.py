@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Int, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 _METHODS = ("hungarian", "greedy")
 
@@ -175,7 +175,7 @@ def feature_recovery(learned: Float[Array, "m d"], truth: Float[Array, "p e"],
                      tau: float | Float[Array, ""] = 0.9) -> Float[Array, ""]:
     """Share of the true atoms that some learned one comes near: max_j cos > tau.
 
-    With two seeds' dictionaries, only live atoms in `truth`, it is their cross-seed consistency.
+    Between seeds see `cross_seed_consistency`.
 
     Args:
       learned: atoms.
@@ -188,6 +188,35 @@ def feature_recovery(learned: Float[Array, "m d"], truth: Float[Array, "p e"],
     Reference: Chen et al., 'Taming polysemanticity in LLMs', 2025, arXiv 2506.14002.
     """
     return (max_cosine(truth, learned) > tau).mean(dtype=jnp.float32)
+
+
+def cross_seed_consistency(atoms: Float[Array, "m d"], others: Sequence[Float[Array, "_ _"]],
+                           keep: Bool[Array, " k"] | None = None,
+                           tau: float | Float[Array, ""] = 0.9) -> Float[Array, ""]:
+    """Share of the atoms of one run that come near an atom of every other run: min over runs of max_j cos > tau.
+
+    Args:
+      atoms: of the run.
+      others: dictionaries of the other runs, of any sizes.
+      keep: which atoms count, such as the selective ones (`latent_zscore` and the largest activation above a level);
+        all by default.
+      tau: threshold on the cosine.
+
+    Returns:
+      A share in [0, 1], of the atoms that count; NaN if none does.
+
+    Raises:
+      ValueError: for no other run, or another number of atoms in `keep`.
+
+    Reference: Chen et al., 'Taming polysemanticity in LLMs', 2025, arXiv 2506.14002.
+    """
+    if not others:
+        raise ValueError("cross_seed_consistency compares runs: give at least one other dictionary")
+    if keep is not None and keep.shape[0] != atoms.shape[0]:
+        raise ValueError(f"keep says which of {atoms.shape[0]} atoms count; got {keep.shape[0]}")
+    keep = jnp.ones(atoms.shape[0], bool) if keep is None else keep
+    least = jnp.stack([max_cosine(atoms, other) for other in others]).min(0)
+    return ((least > tau) & keep).sum() / keep.sum()
 
 
 def dictionary_stability(a: Float[ArrayLike, "m d"], b: Float[ArrayLike, "p e"]) -> float:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from jaxae.collectives import mean, total
@@ -109,6 +110,38 @@ def support_changes(codes: Real[Array, "n m"], again: Real[Array, "n m"]) -> Boo
     2505.20254.
     """
     return ((codes != 0) != (again != 0)).any(1)
+
+
+def top_example_overlap(a: Float[Array, "n k"], b: Float[Array, "n k"], top: int = 20) -> Float[Array, " k"]:
+    """Jaccard index of the examples on which two latents are most active: whether matched latents mean the same.
+
+    It needs no explanations: |A and B| / |A or B|, with A the `top` examples of the largest a, without those where it
+    is not active, and B likewise.
+
+    Args:
+      a: codes of some latents.
+      b: codes of their partners in another dictionary, column by column.
+      top: examples of each.
+
+    Returns:
+      In [0, 1], for each pair; 0 where neither is ever active.
+
+    Raises:
+      ValueError: for codes of different shapes or more examples than there are.
+
+    Reference: in the place of similar explanations in Song et al., 2025, arXiv 2505.20254.
+    """
+    if a.shape != b.shape or not 1 <= top <= a.shape[0]:
+        raise ValueError(f"top_example_overlap wants two [n k] of one shape and 1 <= top <= n; got {a.shape}, "
+                         f"{b.shape}, top={top}")
+
+    def chosen(codes):
+        value, place = lax.top_k(codes.T, top)
+        rows = jnp.arange(codes.shape[1])[:, None]
+        return jnp.zeros(codes.T.shape, bool).at[rows, place].set(value > 0)
+
+    a, b = chosen(a), chosen(b)
+    return (a & b).sum(1) / jnp.maximum((a | b).sum(1), 1)
 
 
 def latent_zscore(codes: Float[Array, "n m"]) -> Float[Array, " m"]:

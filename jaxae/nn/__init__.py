@@ -8,6 +8,7 @@ platform and give the same numbers on each; as pure functions they are `jaxae.nn
 
 from jaxae.nn.attention import CrossAttention, GatedMLP, SelfAttention, TransformerBlock
 from jaxae.nn.attentive_pool import MultiheadPool, multihead_pool
+from jaxae.nn.capture import capture
 from jaxae.nn.classifier import ConvClassifier
 from jaxae.nn.conv import Conv, ConvTranspose
 from jaxae.nn.dropout import dropout
@@ -45,7 +46,7 @@ __all__ = [
     "MapAttention", "MultiheadPool", "PatchGAN", "PixelCNN", "PlanarFlow", "PooledDecoder", "PooledEncoder",
     "PreActivationBlock", "PreActivationUpBlock", "ResNetV2Decoder", "ResNetV2Encoder", "ResidualBlock",
     "ResidualStack", "SelfAttention", "Seq2Seq", "StridedDecoder", "StridedEncoder", "StyleBlock", "StyleDecoder",
-    "TamingBlock", "TamingDecoder", "TamingEncoder", "TransformerBlock", "UNet", "beam_search", "check_divisible",
-    "dropout", "multihead_pool", "read_vgg16", "roll_out", "rotary_angles", "rotate_pairs", "sequence_mask",
-    "shifted", "smallest_singular_value", "stage_weights", "vgg16_maps",
+    "TamingBlock", "TamingDecoder", "TamingEncoder", "TransformerBlock", "UNet", "beam_search", "capture",
+    "check_divisible", "dropout", "multihead_pool", "read_vgg16", "roll_out", "rotary_angles", "rotate_pairs",
+    "sequence_mask", "shifted", "smallest_singular_value", "stage_weights", "vgg16_maps",
 ]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-METHODS = ("kmeans", "random")
+METHODS = ("kmeans", "random", "outliers", "extremes")
 _BATCHED = 50_000  # points above which k-means reads batches
 
 
@@ -62,7 +62,7 @@ def archetypal_dictionary(params: Archetypes, candidates: Float[Array, "c w"]) -
     return jnp.exp(params.log_scale) * (params.weights @ candidates + params.relax)
 
 
-def project_archetypal(params: Archetypes, delta: float) -> Archetypes:
+def project_archetypal(params: Archetypes, delta: float | Float[Array, ""]) -> Archetypes:
     r"""$W \leftarrow \mathrm{ReLU}(W)$, then rows divided by their sums; $\Lambda_i$ shortened to norm delta.
 
     To be applied to the parameters after each update. A row without a positive weight, which
@@ -80,7 +80,7 @@ def project_archetypal(params: Archetypes, delta: float) -> Archetypes:
 
     Reference: as `archetypal_dictionary`.
     """
-    if delta < 0:
+    if not isinstance(delta, jax.Array) and delta < 0:  # a traced one, of several side by side, cannot be judged
         raise ValueError(f"atoms cannot be within delta={delta} of the hull: use 0 or more")
     weights = jax.nn.relu(params.weights)
     total = weights.sum(-1, keepdims=True)
@@ -97,14 +97,16 @@ def candidate_points(x: Float[Array, "n d"], count: int, key: Array,
     Args:
       x: examples.
       count: c; the published models use about six for each atom.
-      key: starts k-means, or draws the examples.
-      method: 'kmeans' (centroids; of more than 50,000 examples by batches) or 'random' (different examples).
+      key: starts k-means or the forest, or draws the examples or directions.
+      method: 'kmeans' (centroids; of more than 50,000 examples by batches), 'random' (different examples), 'outliers'
+        (those that an isolation forest separates first) or 'extremes' (vertices of the hull: examples that are the
+        farthest in some random direction).
 
     Returns:
       `[c d]` float32.
 
     Raises:
-      ValueError: for another method, or more points than examples.
+      ValueError: for another method, more points than examples, or more than the extremes that can be found.
 
     Reference: as `archetypal_dictionary`.
     """
@@ -115,11 +117,30 @@ def candidate_points(x: Float[Array, "n d"], count: int, key: Array,
     x = np.asarray(x, np.float32)
     if method == "random":
         return jnp.asarray(x[np.asarray(jax.random.permutation(key, len(x))[:count])])
-    from sklearn.cluster import KMeans, MiniBatchKMeans  # slow to import
-
     seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
+    if method == "extremes":
+        return jnp.asarray(x[_extremes(x, count, np.random.default_rng(seed))])
+    if method == "outliers":
+        from sklearn.ensemble import IsolationForest  # slow to import
+
+        easily = IsolationForest(random_state=seed).fit(x).score_samples(x)  # low for those separated by few cuts
+        return jnp.asarray(x[np.argsort(easily, kind="stable")[:count]])
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
     if len(x) > _BATCHED:
         found = MiniBatchKMeans(count, random_state=seed, batch_size=max(4096, 4 * count), n_init=1)
     else:
         found = KMeans(count, random_state=seed, n_init=1)
     return jnp.asarray(found.fit(x).cluster_centers_, jnp.float32)
+
+
+def _extremes(x, count, rng):
+    """Rows of `count` vertices of the hull, those found first; batches of directions grow as finds become rare."""
+    found = np.zeros(0, np.int64)
+    for batch in (count, 2 * count, 4 * count, 8 * count, 16 * count, 32 * count):
+        directions = rng.standard_normal((x.shape[1], batch)).astype(np.float32)
+        farthest = np.concatenate([found, (x @ directions).argmax(0)])
+        found = farthest[np.sort(np.unique(farthest, return_index=True)[1])]
+        if len(found) >= count:
+            return found[:count]
+    raise ValueError(f"only {len(found)} extremes were found, not {count}: use fewer candidates or method='kmeans'")

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from jaxae import collectives
-from jaxae.sae.codes import Codes
+from jaxae.sae.codes import Codes, size_of
 
 FIRES = 1e-3  # codes above this count as firing
 
@@ -23,6 +23,11 @@ class Activity(NamedTuple):
 def start_activity(atoms: int) -> Activity:
     """The counts of m `atoms` before the first batch."""
     return Activity(jnp.zeros((atoms,), jnp.int32), jnp.zeros((atoms,), jnp.float32))
+
+
+def firing_frequency(activity: Activity, batches: int | Int[Array, ""], decay: float = 0.99) -> Float[Array, " m"]:
+    r"""The moving average without its start at zero: divided by $1 - \rho^{t}$ after t `batches`."""
+    return activity.frequency / (1.0 - decay ** jnp.maximum(batches, 1))
 
 
 def note_activity(activity: Activity, fires: Bool[Array, "n m"], decay: float = 0.99,
@@ -40,9 +45,9 @@ def note_activity(activity: Activity, fires: Bool[Array, "n m"], decay: float = 
 
 def note_sparse_activity(activity: Activity, codes: Codes, decay: float = 0.99,
                          axis_name: str | None = None) -> Activity:
-    """`note_activity` from k values and their places."""
+    """`note_activity` from values and their places."""
     counts = jnp.zeros_like(activity.silent).at[codes.indices].add(codes.values > FIRES)
-    return _counted(activity, codes.values.shape[0], counts, decay, axis_name)
+    return _counted(activity, size_of(codes), counts, decay, axis_name)
 
 
 def _counted(activity, rows, counts, decay, axis_name):
@@ -51,7 +56,17 @@ def _counted(activity, rows, counts, decay, axis_name):
                     decay * activity.frequency + (1.0 - decay) * times / rows)
 
 
-def underused(frequency: Float[Array, " m"], expected: Float[ArrayLike, " m"],
+def ranks(frequency: Float[Array, " m"]) -> Int[Array, " m"]:
+    """The rank of each atom by its frequency, 0 for the most frequent; of equal ones the earlier comes first.
+
+    >>> ranks(jnp.array([0.1, 0.5, 0.1])).tolist()
+    [1, 0, 2]
+    """
+    m = frequency.shape[0]
+    return jnp.zeros((m,), jnp.int32).at[jnp.argsort(-frequency)].set(jnp.arange(m, dtype=jnp.int32))
+
+
+def underused(frequency: Float[Array, " m"], expected: Float[ArrayLike, " r"],
               share: float | Float[Array, ""] = 0.5) -> Bool[Array, " m"]:
     r"""Atoms that fire less than a share of what a law of frequencies expects of their rank.
 
@@ -76,8 +91,7 @@ def underused(frequency: Float[Array, " m"], expected: Float[ArrayLike, " m"],
     if expected.shape != frequency.shape:
         raise ValueError(f"{expected.shape[0]} expected frequencies for {frequency.shape[0]} atoms: give one for each "
                          f"rank")
-    rank = jnp.zeros(frequency.shape, jnp.int32).at[jnp.argsort(-frequency)].set(jnp.arange(frequency.shape[0]))
-    return frequency < share * expected[rank]
+    return frequency < share * expected[ranks(frequency)]
 
 
 def unit_rows(atoms: Float[Array, "m o"]) -> Float[Array, "m o"]:

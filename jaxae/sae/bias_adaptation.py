@@ -97,10 +97,11 @@ def group_of(atoms: int, groups: int) -> np.ndarray:
     return np.arange(atoms) * groups // atoms
 
 
-def geometric_targets(atoms: int, groups: int = 10, highest: float = 0.5, ratio: float = 0.5) -> Float[Array, " m"]:
+def geometric_targets(atoms: int, groups: int = 10, highest: float | Float[Array, ""] = 0.5,
+                      ratio: float | Float[Array, ""] = 0.5) -> Float[Array, " m"]:
     r"""$h \rho^{g}$ for the atoms of group g = 0, 1, ...: some may fire often, some rarely.
 
-    An atom learns a feature best where its target is one to three times the feature's own frequency.
+    Targets far above a feature's frequency let an atom mix it with others; the paper's are one to three times it.
 
     Args:
       atoms: m.
@@ -116,6 +117,7 @@ def geometric_targets(atoms: int, groups: int = 10, highest: float = 0.5, ratio:
 
     Reference: as `adapt`.
     """
-    if not (0 < highest <= 1 and 0 < ratio <= 1):
+    given = [value for value in (highest, ratio) if not isinstance(value, jax.Array)]  # traced ones cannot be judged
+    if not all(0 < value <= 1 for value in given):
         raise ValueError(f"highest={highest} and ratio={ratio} lie in (0, 1]")
     return jnp.asarray(highest * ratio ** group_of(atoms, groups).astype(float), jnp.float32)

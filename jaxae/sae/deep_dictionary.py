@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxae.sae.atoms import random_atoms
 from jaxae.sae.ista import curvature, ista, proximal_gradient, soft_threshold
@@ -139,7 +139,7 @@ def _code_steps(dictionaries, codes, x, mu, phi, steps):
                              lambda z, rate: soft_threshold(z, mu / rate), steps)
 
 
-def greedy(key: Array, x: Float[Array, "n d"], sizes: tuple[int, ...], mu: float, steps: int = 50,
+def greedy(key: Array, x: Float[Array, "n d"], sizes: tuple[int, ...], mu: float, steps: int | Int[Array, ""] = 50,
            phi: str = "tanh") -> DeepDictionary:
     r"""One layer after another: $X \approx Z_1 D_1$, $\phi^{-1}(Z_1) \approx Z_2 D_2$, ...; the last with `ista`.
 

@@ -170,3 +170,12 @@ def encoder_flops(width: int, heads: int, bases: int, extensions: int) -> int:
     (2112, 4096)
     """
     return 2 * width * heads * (bases + extensions) + math.prod((heads, bases, extensions))
+
+
+def encoder_parameters(width: int, heads: int, bases: int, extensions: int) -> int:
+    """Weights and biases of the units, (d + 1) h (a + b); a full encoder of as many latents has (d + 1) h a b.
+
+    >>> encoder_parameters(1536, heads=4096, bases=2, extensions=4) / (1537 * 4096 * 8)
+    0.75
+    """
+    return (width + 1) * heads * (bases + extensions)

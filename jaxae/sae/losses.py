@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxae import collectives
-from jaxae.sae.codes import Codes, decode
+from jaxae.sae.codes import Codes, decode, row_sums
 from jaxae.sae.encoders import Encoded
+from jaxae.sae.ranking import top_k
 from jaxae.sae.sparsifiers import check_k
 
 
@@ -48,7 +49,7 @@ def auxk(encoded: Encoded, atoms: Float[Array, "m o"], error: Float[Array, "n o"
     check_k(k, encoded.pre.shape[-1])
     error = jax.lax.stop_gradient(error)
     ranked = jnp.where(dead, jax.lax.stop_gradient(encoded.pre), -jnp.inf)
-    indices = jax.lax.top_k(ranked, k)[1]
+    indices = top_k(ranked, k)[1]
     values = jnp.where(dead[indices], jax.nn.relu(encoded.at(indices)), 0.0)
     found = decode(Codes(values, indices), atoms)
     mean = collectives.mean(error.mean(0), axis_name)
@@ -82,9 +83,9 @@ def l1(codes: Codes, atoms: Float[Array, "m o"] | None = None) -> Float[Array, "
     """
     values = jnp.abs(codes.values)
     if atoms is None:
-        return values.sum(-1)
+        return row_sums(codes, values)
     norms = jnp.linalg.norm(atoms, axis=-1)
-    return (values * (norms if codes.indices is None else norms[codes.indices])).sum(-1)
+    return row_sums(codes, values * (norms if codes.indices is None else norms[codes.indices]))
 
 
 def l0_target(l0: Float[Array, " n"], target: float | Float[Array, ""],

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 from jaxae import collectives
 from jaxae.sae.codes import Codes
 from jaxae.sae.encoders import Encoded
+from jaxae.sae.ranking import kth_largest, top_k
 
 
 def relu(pre: Float[Array, "n m"]) -> Codes:
@@ -35,7 +36,11 @@ def topk(encoded: Encoded, k: int) -> Codes:
 
     Reference: Makhzani and Frey, k-sparse autoencoders, ICLR 2014, arXiv 1312.5663; Gao et al. 2024, arXiv 2406.04093.
     """
-    return score_topk(encoded, encoded.pre, k)
+    check_k(k, encoded.pre.shape[-1])
+    if encoded.largest is None:
+        return score_topk(encoded, encoded.pre, k)
+    found = encoded.largest(k)
+    return found._replace(values=jax.nn.relu(found.values))
 
 
 def score_topk(encoded: Encoded, score: Float[Array, "n m"], k: int) -> Codes:
@@ -56,7 +61,7 @@ def score_topk(encoded: Encoded, score: Float[Array, "n m"], k: int) -> Codes:
     arXiv 2411.10397.
     """
     check_k(k, score.shape[-1])
-    indices = jax.lax.top_k(jax.lax.stop_gradient(score), k)[1]
+    indices = top_k(jax.lax.stop_gradient(score), k)[1]
     return Codes(jax.nn.relu(encoded.at(indices)), indices)
 
 
@@ -94,34 +99,8 @@ def absolute_topk(encoded: Encoded, k: int) -> Codes:
     Reference: Zhu et al., AbsTopK: rethinking sparse autoencoders for bidirectional features, 2025, arXiv 2510.00404.
     """
     check_k(k, encoded.pre.shape[-1])
-    indices = jax.lax.top_k(jax.lax.stop_gradient(jnp.abs(encoded.pre)), k)[1]
+    indices = top_k(jax.lax.stop_gradient(jnp.abs(encoded.pre)), k)[1]
     return Codes(encoded.at(indices), indices)
-
-
-def kth_largest(values: Float[Array, "..."], count: Int[Array, ""] | int,
-                axis_name: str | None = None) -> Float[Array, ""]:
-    """The count-th largest of nonnegative values of the global batch, without sorting: exact.
-
-    Nonnegative floats are in the order of their bits: 31 counts of how many are at least as large as a candidate find
-    every bit in turn, and counts add up over replicas.
-
-    Args:
-      values: nonnegative float32, any shape.
-      count: how many are as large as the result or larger, ties aside; at least 1.
-      axis_name: the mapped axis over which the batch is spread.
-
-    Returns:
-      A scalar; 0 where fewer than `count` values are positive.
-    """
-    bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
-
-    def test(i, found):
-        candidate = found | (1 << (30 - i))
-        enough = collectives.total((bits >= candidate).sum(), axis_name) >= count
-        return jnp.where(enough, candidate, found)
-
-    found = jax.lax.fori_loop(0, 31, test, jnp.int32(0))
-    return jax.lax.bitcast_convert_type(found, jnp.float32)
 
 
 def batch_topk(pre: Float[Array, "n m"], k: int, axis_name: str | None = None) -> tuple[Codes, Float[Array, ""]]:

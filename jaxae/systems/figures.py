@@ -74,3 +74,9 @@ def _is_text(x: Array) -> bool:
 def _paragraphs(sentences: Array) -> Array:
     """Groups of sentences `[n k t]` with an empty line after each group: [n*(k+1) t]."""
     return jnp.pad(sentences, ((0, 0), (0, 1), (0, 0))).reshape(-1, sentences.shape[-1])
+
+
+def most_frequent(atoms: Array, frequency: Array, shape: tuple[int, ...], count: int = 64) -> Array:
+    """The atoms `[m o]` that fire most often as images of a shape, grey where they are zero."""
+    pictures = atoms[jnp.argsort(-frequency)[:count]].reshape(-1, *shape)
+    return 0.5 + 0.5 * pictures / jnp.maximum(jnp.abs(pictures).max((1, 2, 3), keepdims=True), 1e-8)

@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxae import collectives
 from jaxae.metrics.scaling_laws import zipf_quotas
 from jaxae.sae import encoders, k_sparse, pursuit
 from jaxae.sae import sparsifiers as sparse
-from jaxae.sae.codes import Codes, sparse_pays
+from jaxae.sae.atoms import ranks
+from jaxae.sae.batch_selection import batch_topk_entries
+from jaxae.sae.codes import Codes, row_sums, sparse_pays
 from jaxae.sae.encoders import Encoded
 
 NAMES = ("topk", "batch_topk", "feature_choice", "gradient_topk", "absolute_topk", "pursuit", "orthogonal_pursuit",
@@ -24,14 +27,17 @@ def defaults() -> dict[str, Any]:
     become zero with `rectify` and stay without; k falls from `k_start`, where it is not 0, over `k_steps` updates),
     'absolute_topk' (by magnitude, signed), 'pursuit' (k steps of matching pursuit on the atoms, by magnitude if
     `signed`), 'orthogonal_pursuit', 'gradient_topk' (by activation and by how much a later loss depends on the atom:
-    data with `gradient`, weighed by `beta`),
-    'batch_topk' (k of each example on average over the batch), 'feature_choice' (examples for each atom by quotas,
-    `quotas` 'uniform' or 'zipf' with `zipf_exponent` and `zipf_shift`), 'relu', 'jump_relu' (a threshold for each
-    atom, from `threshold`, learned by kernels of `bandwidth`), 'gated', or 'prolu'. `threshold_decay`: of the moving
-    average of thresholds by which 'batch_topk' and 'feature_choice' choose outside training.
+    data with `gradient`, weighed by `beta`; `score` 'sum' or 'product', without the activation alone), 'batch_topk' (k
+    of each example on average over the batch), 'feature_choice' (examples for each atom by quotas, `quotas` 'uniform'
+    or 'zipf' with `zipf_exponent` and `zipf_shift`; the largest to the atom that 'batch_topk' would use most, a moving
+    average, or with `ranks='index'` to the first; in the first `mutual_steps` updates it is 'batch_topk'), 'relu',
+    'jump_relu' (a threshold for each atom, from `threshold`, learned by kernels of `bandwidth`), 'gated', or 'prolu'.
+    `threshold_decay`: of these moving averages and of that of the thresholds by which 'batch_topk' and 'feature_choice'
+    choose outside training.
     """
     return dict(sparsifier="topk", k=8, k_test=0, k_start=0, k_steps=0, rectify=True, signed=False, beta=1.0,
-                quotas="zipf", zipf_exponent=1.0, zipf_shift=7.0, threshold=0.001, bandwidth=0.05, threshold_decay=0.99)
+                score="sum", quotas="zipf", zipf_exponent=1.0, zipf_shift=7.0, ranks="wanted", mutual_steps=0,
+                threshold=0.001, bandwidth=0.05, threshold_decay=0.99)
 
 
 class Chosen(NamedTuple):
@@ -63,6 +69,7 @@ class Sparsifier(NamedTuple):
     threshold: Callable[[int], Array]  # atoms -> its state before the first step
     choose: Callable[[Given], Chosen]
     sparse: bool = False  # whether it reads few entries, so that gradients need not reach the others
+    streams: bool = False  # whether it reads the largest entries of each example and no others
 
 
 def sparsifier_of(model, atoms: int, examples: int, axis_name: str | None = None) -> Sparsifier:
@@ -79,6 +86,8 @@ def sparsifier_of(model, atoms: int, examples: int, axis_name: str | None = None
     """
     if model.sparsifier not in NAMES:
         raise ValueError(f"model.sparsifier={model.sparsifier!r} must be one of {', '.join(NAMES)}")
+    if model.score not in ("sum", "product"):
+        raise ValueError(f"model.score={model.score!r} must be 'sum' or 'product'")
     if model.sparsifier in NAMES[:7]:
         sparse.check_k(model.k, atoms)
     return _BUILDERS[model.sparsifier](model, atoms, examples, axis_name)
@@ -86,7 +95,7 @@ def sparsifier_of(model, atoms: int, examples: int, axis_name: str | None = None
 
 def active(codes: Codes) -> Array:
     """`[n]` numbers of codes that are not zero."""
-    return (codes.values != 0).sum(-1).astype(jnp.float32)
+    return row_sums(codes, codes.values != 0).astype(jnp.float32)
 
 
 def _nothing(_):
@@ -105,7 +114,8 @@ def _by_row(choose):
             return Chosen(codes, active(codes), given.threshold)
 
         falling = model.sparsifier == "topk" and model.k_start  # a traced k is a mask of all codes
-        return Sparsifier(_nothing, _no_threshold, chosen, not falling and sparse_pays(atoms, model.k))
+        few = bool(not falling and sparse_pays(atoms, model.k))
+        return Sparsifier(_nothing, _no_threshold, chosen, few, few and model.sparsifier == "topk" and model.rectify)
 
     return builder
 
@@ -130,7 +140,7 @@ def _by_gradient(model, given, axis_name):
     if "gradient" not in given.batch:  # without gradients it is a plain choice, and another model
         return sparse.topk(given.encoded, model.k)
     score = sparse.influence_score(given.encoded.pre, given.atoms, given.batch["gradient"], model.beta,
-                                   axis_name=axis_name)
+                                   model.score == "product", axis_name)
     return sparse.score_topk(given.encoded, score, model.k)
 
 
@@ -155,26 +165,60 @@ def _by_threshold(choose, shape):
             if not given.train:
                 codes = sparse.above(given.encoded.pre, threshold)
                 return Chosen(codes, active(codes), threshold)
-            codes, smallest = select(given.encoded.pre)
+            codes, smallest = select(given.encoded)
             moved = model.threshold_decay * threshold + (1.0 - model.threshold_decay) * smallest
             return Chosen(codes, active(codes), jnp.where((threshold == 0) & (smallest > 0), smallest, moved))
 
-        return Sparsifier(_nothing, lambda m: jnp.zeros(shape(m)), chosen)
+        return Sparsifier(_nothing, lambda m: jnp.zeros(shape(m)), chosen, sparse_pays(atoms, model.k))
 
     return builder
 
 
 def _batch_topk(model, atoms, examples, axis_name):
-    return lambda pre: sparse.batch_topk(pre, model.k, axis_name)
+    if sparse_pays(atoms, model.k):
+        return lambda encoded: batch_topk_entries(encoded, model.k, axis_name)
+    return lambda encoded: sparse.batch_topk(encoded.pre, model.k, axis_name)
+
+
+class Quotas(NamedTuple):
+    """State of 'feature_choice'."""
+
+    threshold: Array  # [m] above which each atom has its share of the examples
+    wanted: Array  # [m] moving average of the share of examples that would have it, were sparsity spent freely
+
+
+def threshold_of(state: Array | Quotas) -> Array:
+    """The threshold in a sparsifier's state, `[]`, or `[m]` of each atom."""
+    return state.threshold if isinstance(state, Quotas) else state
 
 
 def _feature_choice(model, atoms, examples, axis_name):
-    total = examples * model.k
-    if model.quotas not in ("uniform", "zipf"):
-        raise ValueError(f"model.quotas={model.quotas!r} must be 'uniform' or 'zipf'")
+    for name, allowed in (("quotas", ("uniform", "zipf")), ("ranks", ("wanted", "index"))):
+        if model[name] not in allowed:
+            raise ValueError(f"model.{name}={model[name]!r} must be one of {', '.join(allowed)}")
     exponent = model.zipf_exponent if model.quotas == "zipf" else 0.0
-    quotas = zipf_quotas(atoms, total, exponent, model.zipf_shift, examples)
-    return lambda pre: sparse.feature_choice(pre, jnp.asarray(quotas), int(quotas[0]), axis_name)
+    table = zipf_quotas(atoms, examples * model.k, exponent, model.zipf_shift, examples)
+    by_rank, most, rate = jnp.asarray(table), int(table[0]), 1.0 - model.threshold_decay
+
+    def chosen(given):
+        state, pre = given.threshold, given.encoded.pre
+        if not given.train:
+            codes = sparse.above(pre, state.threshold)
+            return Chosen(codes, active(codes), state)
+        freely, least = sparse.batch_topk(pre, model.k, axis_name)
+        counts = (freely.values > 0).sum(0), (pre > state.threshold).sum(0)
+        used, above = collectives.total(counts, axis_name)  # whole numbers: ties are ties on any number of devices
+        wanted = state.wanted + rate * (used / examples - state.wanted)
+        quotas = by_rank[ranks(wanted)] if model.ranks == "wanted" else by_rank
+        codes, smallest = sparse.feature_choice(pre, quotas, most, axis_name)
+        # A mean of the smallest values kept would be too high: they jump from the atom's own examples to the others.
+        moved = state.threshold * jnp.exp(rate * (above / quotas - 1.0))
+        early, first = given.step < model.mutual_steps, (given.step == 0) | (given.step == model.mutual_steps)
+        codes = Codes(jnp.where(early, freely.values, codes.values))
+        threshold = jnp.where(early, least, jnp.where(first, jnp.maximum(smallest, 1e-6), moved))
+        return Chosen(codes, active(codes), Quotas(threshold, wanted))
+
+    return Sparsifier(_nothing, lambda m: Quotas(jnp.zeros(m), jnp.zeros(m)), chosen)
 
 
 def _relu(model, atoms, examples, axis_name):
@@ -221,7 +265,6 @@ def _gated(model, atoms, examples, axis_name):
 _BUILDERS = {
     "topk": _by_row(_topk), "absolute_topk": _by_row(_absolute), "gradient_topk": _by_row(_by_gradient),
     "pursuit": _by_row(_pursuit), "orthogonal_pursuit": _by_row(_orthogonal_pursuit),
-    "batch_topk": _by_threshold(_batch_topk, lambda m: ()), "feature_choice": _by_threshold(_feature_choice,
-                                                                                             lambda m: (m,)),
+    "batch_topk": _by_threshold(_batch_topk, lambda m: ()), "feature_choice": _feature_choice,
     "relu": _relu, "prolu": _prolu, "jump_relu": _jump_relu, "gated": _gated,
 }

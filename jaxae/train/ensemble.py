@@ -41,7 +41,7 @@ def ensemble(build: Callable[[ConfigDict], System], config: ConfigDict) -> Syste
     values = {name: jnp.repeat(jnp.asarray([s[name] for s in settings]), config.ensemble) for name in names}
 
     def member(swept) -> System:
-        return build(_override(config, swept)) if swept else build(config)
+        return build(override(config, swept)) if swept else build(config)
 
     first = build(config)
 
@@ -77,7 +77,16 @@ def _settings(sweep: Sequence) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] or [{}]
 
 
-def _override(config: ConfigDict, swept: Mapping[str, jax.Array]) -> ConfigDict:
+def override(config: ConfigDict, swept: Mapping[str, Any]) -> ConfigDict:
+    """A copy of the config with other values of some keys, which may be traced.
+
+    Args:
+      config: stays as it is.
+      swept: path of a key, such as 'model.beta', to its value.
+
+    Raises:
+      ValueError: for a key that is not there.
+    """
     copy = config.copy_and_resolve_references()  # ConfigDict(config) would share the nested dicts
     with copy.unlocked(), copy.ignore_type():
         for path, value in swept.items():

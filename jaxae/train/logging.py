@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from jaxae.train.figures import as_uint8
+from jaxae.train.plots import as_uint8
 
 _METRICS = "metrics.jsonl"
 # JSON has no such numbers: these are the strings of protobuf's JSON mapping.

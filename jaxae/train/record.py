@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 from jaxae.train import config as configs
 from jaxae.train import ensemble
 from jaxae.train.checkpoint import CheckpointError
-from jaxae.train.figures import curves, write_figures
+from jaxae.train.figures import write_figures
 from jaxae.train.logging import NullWriter, Progress, Writer, parameter_table, read_metrics, results_table, say
+from jaxae.train.plots import curves
 
 _HEADLINE = 3  # metrics shown in the progress line, the loss first
 

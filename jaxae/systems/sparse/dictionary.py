@@ -28,11 +28,11 @@ def defaults() -> ConfigDict:
     """Keys of `config.model`, beside those of `sparsity.defaults` and `maps.defaults`.
 
     `atoms` of the dictionary. `center`: the decoder's offset is subtracted from the input. `offset`: 'median'
-    (geometric) or 'mean' of the data, or 'zero', to start from. `tied_start`: the encoder starts as the decoder's
-    transpose, scaled so that reconstructions have the inputs' norm. `unit_norm`: atoms have norm one, and gradients no
-    part along them. `skip`: a linear map from input to output beside the dictionary. `input`: 'none', 'example' (mean
-    over coordinates subtracted, norm one) or 'unit' (norm one); a target `y` likewise by itself, and reconstructions
-    are of these. `cap`: codes z become cap tanh(z / cap), 0 for none.
+    (geometric) or 'mean' of the data, or 'zero', to start from, or with `fixed_offset` to stay at. `tied_start`: the
+    encoder starts as the decoder's transpose, scaled so that reconstructions have the inputs' norm. `unit_norm`: atoms
+    have norm one, and gradients no part along them. `skip`: a linear map from input to output beside the dictionary.
+    `input`: 'none', 'example' (mean over coordinates subtracted, norm one) or 'unit' (norm one); a target `y` likewise
+    by itself, and reconstructions are of these. `cap`: codes z become cap tanh(z / cap), 0 for none.
 
     `error`: 'normalised' (by the variance of the data: the share not explained) or 'sum' of squares. `l1`, times the
     atoms' norms with `l1_by_norm` (the sum of the norms of their `layers` equal parts, in a crosscoder); `l0` and
@@ -45,10 +45,10 @@ def defaults() -> ConfigDict:
     by the mean, else by the tilted mean, of the reconstruction error alone.
     """
     return ConfigDict(sparsity.defaults() | maps.defaults() | dict(
-        atoms=256, center=True, offset="median", tied_start=True, unit_norm=True, skip=False, input="none", cap=0.0,
-        error="normalised", l1=0.0, l1_by_norm=False, layers=1, l0=0.0, l0_goal=0.0, sparsity_warmup=0, auxk=0.0,
-        aux="dead", aux_atoms=32, dead_after=20_000, revive=0.0, atom_dropout=0.0, multi_k=0, multi_weight=0.125, ks=(),
-        nest="active", nested_weights="uniform", tilt=0.0))
+        atoms=256, center=True, offset="median", fixed_offset=False, tied_start=True, unit_norm=True, skip=False,
+        input="none", cap=0.0, error="normalised", l1=0.0, l1_by_norm=False, layers=1, l0=0.0, l0_goal=0.0,
+        sparsity_warmup=0, auxk=0.0, aux="dead", aux_atoms=32, dead_after=20_000, revive=0.0, atom_dropout=0.0,
+        multi_k=0, multi_weight=0.125, ks=(), nest="active", nested_weights="uniform", tilt=0.0))
 
 
 class Extra(NamedTuple):
@@ -71,7 +71,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     Loss: |y - y_hat|^2 over the data's variance, or summed over dimensions, + the penalties of `defaults`.
     Reported: `fvu` (share of variance not explained, of the whole split), `l0` (mean active atoms), `dead` (share of
     atoms that never fire on the split; in training, of those silent for `dead_after` examples).
-    Latents are vectors [n atoms].
+    Latents are vectors [n atoms]. Where the data have a `gradient` and the sparsifier reads it, so do `encode` and
+    `reconstruct`; without it they choose by activation alone, which is another model.
 
     Raises:
       ValueError: for options that do not exist or do not fit one another or the data.
@@ -83,6 +84,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     examples = config.batch_size // config.optim.accumulate
     chooser = sparsity.sparsifier_of(model, m, examples, axis_name)
     light = chooser.sparse and not (model.nest == "prefix" and model.ks)
+    rereads = _given(model.auxk) or model.multi_k or model.ks or model.bias == "adapted"  # all pre-activations
+    streams = light and chooser.streams and not rereads
     expected = zipf_quotas(m, examples * model.k, model.zipf_exponent if model.quotas == "zipf" else 0.0,
                            model.zipf_shift, examples) / examples if model.aux == "zipf" else None
 
@@ -107,7 +110,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     def chosen(params, extra, batch, x, train, kept=None):
         """Pre-activations, and what the sparsifier makes of them; `kept [m]` of the atoms can be chosen."""
         near = centred(params, x)
-        found = maps.encoded(model, params, extra.memory, near, light)
+        found = maps.encoded(model, params, extra.memory, x, params["offset"] if model.center else None, light, streams)
         directions = maps.directions(model, params, extra.memory)
         if kept is not None:
             directions = jnp.where(kept[:, None], directions, 0.0)
@@ -134,7 +137,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         centre = {"median": lambda: care.geometric_median(y), "mean": lambda: y.mean(0),
                   "zero": lambda: jnp.zeros((out,))}[model.offset]()
         params["offset"] = centre
-        params, memory = maps.from_data(model, state.extra.memory, params, y, key)
+        params, memory = maps.from_data(model, state.extra.memory, params, y - centre)
         extra = state.extra._replace(variance=jnp.where(variance > 0, variance, 1.0), memory=memory)
         if model.encoder == "linear" and model.tied_start:
             few = slice(config.batch_size)
@@ -147,6 +150,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return jax.tree.map(lambda new, old: jnp.where(state.step == 0, new, old), fresh, state)
 
     def loss(params, extra, batch, key, train: bool) -> Objective:
+        if model.fixed_offset:
+            params = params | {"offset": jax.lax.stop_gradient(params["offset"])}
         x = prepared(batch["x"])
         y, variance = wanted(batch, x), extra.variance if model.error == "normalised" else 1.0
         kept = jax.random.uniform(key, (m,)) >= model.atom_dropout if model.atom_dropout and train else None
@@ -160,7 +165,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
             activity = care.note_activity(activity, fires, axis_name=axis_name) if fires is not None else \
                 care.note_sparse_activity(activity, codes, axis_name=axis_name)
         dead = activity.silent > model.dead_after
-        unused = dead if expected is None else care.underused(activity.frequency, expected)
+        unused = dead if expected is None else care.underused(
+            care.firing_frequency(activity, extra.step + 1), expected)
         reconstruction = error
         if model.ks:
             levels = [decoded(params, part, dictionary, x) for part in nested(found, codes)]
@@ -220,38 +226,43 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return means({name: value for name, value in sums.items() if name not in vectors}) | {
             "fvu": sums["squared_error"] / jnp.maximum(total, 1e-30), "dead": (sums["fires"] == 0).mean()}
 
-    def encode(now: Variables, x):
-        x = prepared(x)
-        return dense(chosen(now.params, now.extra, {}, x, False)[1].codes, m)
+    def codes_of(now: Variables, x, gradient):
+        return chosen(now.params, now.extra, {} if gradient is None else {"gradient": gradient}, x, False)[1].codes
+
+    def encode(now: Variables, x, gradient=None):
+        return dense(codes_of(now, prepared(x), gradient), m)
 
     def decode_codes(now: Variables, z, key=None):
         if model.skip:
             raise ValueError("codes of a skip transcoder do not say what the input was: use reconstruct")
         return decoded(now.params, Codes(z), maps.atoms(model, now.params, now.extra.memory), None).reshape(-1, *target)
 
-    def reconstruct(now: Variables, x, key=None):
+    def reconstruct(now: Variables, x, gradient=None, key=None):
         x = prepared(x)
-        codes = chosen(now.params, now.extra, {}, x, False)[1].codes
+        codes = codes_of(now, x, gradient)
         return decoded(now.params, codes, maps.atoms(model, now.params, now.extra.memory), x).reshape(-1, *target)
 
     def figures(state: State, batch, key):
-        """Atoms as images where the data are, in the order of their frequency, and how often they fire."""
-        now = variables(state)
-        z = encode(now, batch["x"])
-        shown = {"frequencies": jnp.sort((z > care.FIRES).mean(0))[::-1]}
+        """Atoms as images where the data are, in the order of how often they fire of late, and a histogram of that."""
+        now, activity = variables(state), state.extra.activity
+        started = state.extra.step > 0  # before that there is this batch alone
+        seen = [batch[name] for name in inputs]
+        first = (encode(now, *seen) > care.FIRES).mean(0)
+        lately = jnp.where(activity.silent > model.dead_after, 0.0, care.firing_frequency(activity, state.extra.step))
+        frequency = jnp.where(started, lately, first)
+        shown = {"log10_frequency_histogram": jnp.log10(frequency)}
         if len(target) == 3:
-            often = jnp.argsort(-(z > care.FIRES).mean(0))[:64]
-            pictures = maps.atoms(model, now.params, now.extra.memory)[often].reshape(-1, *target)
-            largest = jnp.abs(pictures).max((1, 2, 3), keepdims=True)
-            shown["atoms"] = 0.5 + 0.5 * pictures / jnp.maximum(largest, 1e-8)
-        return draw.comparison(batch["x"], reconstruct(now, batch["x"])) | shown
+            shown["atoms"] = draw.most_frequent(maps.atoms(model, now.params, now.extra.memory), frequency, target)
+        return draw.comparison(batch["x"], reconstruct(now, *seen)) | shown
 
+    inputs = ("x", "gradient") if model.sparsifier == "gradient_topk" and "gradient" in example else ("x",)
     tx = optim.optimizer(config.optim, config.steps)
     if model.unit_norm:
         tx = optax.chain(care.across_atoms(), tx)
     return one_loss(init, loss, tx, average=config.optim.average, accumulate=config.optim.accumulate,
                     axis_name=axis_name, after=after, prepare=prepare, summary=summary, encode=encode,
-                    decode=decode_codes, reconstruct=reconstruct, figures=figures, latent=Latent((m,)))
+                    decode=decode_codes, reconstruct=reconstruct, figures=figures, latent=Latent((m,)),
+                    inputs=inputs)
 
 
 def _given(weight) -> bool:

@@ -81,13 +81,14 @@ def init(model, key: Array, d: int, out: int) -> tuple[dict[str, Array], dict[st
     return params, memory
 
 
-def from_data(model, memory: dict, params: dict, y: Array, key: Array) -> tuple[dict, dict]:
-    """Parameters and memory with what targets `y [n o]` say: the candidate points, and encoders that start at atoms."""
+def from_data(model, memory: dict, params: dict, y: Array) -> tuple[dict, dict]:
+    """Parameters and memory with candidate points of centred targets `y [n o]`, and an encoder that starts there."""
     if model.decoder != "archetypal":
         return params, memory
     if model.candidates > y.shape[0]:
         raise ValueError(f"model.candidates={model.candidates} points cannot be made of the {y.shape[0]} examples at "
                          f"hand: raise config.prepare_examples or use fewer")
+    key = jax.random.key(0)  # the points are the data's, not a seed's: seeds choose which of them atoms start at
     if model.candidate_method == "kmeans":
         points = kmeans(y, model.candidates, key)
     else:
@@ -111,18 +112,19 @@ def atoms(model, params: dict, memory: dict) -> Array:
     return found * params["scale"][:, None] if model.decoder == "scaled" else found
 
 
-def encoded(model, params: dict, memory: dict, x: Array, light: bool) -> Encoded:
-    """Pre-activations of centred inputs."""
+def encoded(model, params: dict, memory: dict, x: Array, offset: Array | None = None, light: bool = False,
+            streams: bool = False) -> Encoded:
+    """Pre-activations of inputs, from which the offset is subtracted (`encoders.linear` tells of the last two)."""
+    if model.encoder == "linear":
+        return encoders.linear(x, params["encoder"], bias_of(model, params, memory), light, offset, streams)
+    x = x if offset is None else x - offset
     if model.encoder == "kron":
         units = model.heads * model.bases
         halves = (slice(0, units), model.bases), (slice(units, None), model.extensions)
         base, extension = (kron.kron_units(x, params["encoder"][:, part], params["bias"][part], model.heads)
                            for part, _ in halves)
         return encoders.of_pre(kron.kron_pre(base, extension, model.combine))
-    bias = bias_of(model, params, memory)
-    if model.encoder == "linear":
-        return encoders.linear(x, params["encoder"], bias, light)
-    return encoders.of_pre(x @ directions(model, params, memory).T + bias)
+    return encoders.of_pre(x @ directions(model, params, memory).T + bias_of(model, params, memory))
 
 
 def bias_of(model, params: dict, memory: dict) -> Array:
