@@ -103,50 +103,6 @@ def auxk_keeps_atoms_alive(threshold):
     return Outcome(holds, found)
 
 
-@claim(paper="P151", budget=240, threshold={"mutual": 0.75, "feature": 0.8, "control": 0.9},
-       sentence="where examples differ in how many atoms they have, mutual choice leaves under 0.75 and feature choice "
-                "under 0.8 of TopK's unexplained variance at the same mean L0, feature choice with no atom dead; where "
-                "they do not differ, mutual choice is no more than 10% better")
-def sparsity_is_spent_where_it_is_needed(threshold):
-    """64 atoms of Zipf frequencies, log-normally many of them active (mean 5, deviation 4.2), 2,500 updates of 256, two
-    seeds; thresholds in the place of the batch at test time. Quotas follow 1 / rank, the law that the frequencies have
-    but for examples of many atoms."""
-    varied, constant, rows = planted(frequencies="zipf", active=5, active_std=4.2), planted(), {}
-    for name, dataset, k in (("varied", varied, 5), ("constant", constant, 3)):
-        for kind in ("topk", "batch_topk") + (("feature_choice",) if name == "varied" else ()):
-            rows[name, kind] = learned(dataset, 2500, batch_size=256, seeds=2, sparsifier=kind, k=k,
-                                       zipf_shift=0.0).test
-    fvu = {key: float(row["fvu"].mean()) for key, row in rows.items()}
-    ratios = {"mutual": fvu["varied", "batch_topk"] / fvu["varied", "topk"],
-              "feature": fvu["varied", "feature_choice"] / fvu["varied", "topk"],
-              "control": fvu["constant", "batch_topk"] / fvu["constant", "topk"]}
-    dead = float(rows["varied", "feature_choice"]["dead"].max())
-    holds = (ratios["mutual"] < threshold["mutual"] and ratios["feature"] < threshold["feature"] and dead == 0
-             and ratios["control"] >= threshold["control"])
-    return Outcome(holds, ratios | {"feature_choice_dead": dead} | {
-        f"{data_}_{kind}_{name}": mean_sd(row[name]) for (data_, kind), row in rows.items()
-        for name in ("fvu", "l0")}, (0, 1))
-
-
-@claim(paper="P061", budget=240, threshold={"ratio": 1.0},
-       sentence="nested numbers of active atoms, weighed alike, reconstruct no worse than TopK(16) at every k, "
-                "and better than TopK(4) from k = 8 on; with most weight on the sparsest better at 2 and 4 and "
-                "worse from 16 on")
-def one_dictionary_serves_every_sparsity(threshold):
-    """128 atoms in 32 dimensions, 8 active; 2,500 updates of 256 with budgets 2, 4, 8, 16, 32, mean of three seeds."""
-    dataset, ks = planted(atoms=128, active=8), (2, 4, 8, 16, 32, 128)
-    kinds = {"topk_4": dict(k=4), "topk_16": dict(k=16),
-             "uniform": dict(sparsifier="relu", ks=(2, 4, 8, 16, 32)),
-             "reverse": dict(sparsifier="relu", ks=(2, 4, 8, 16, 32), nested_weights="reverse")}
-    runs = {name: learned(dataset, 2500, batch_size=256, atoms=128, seeds=3, **model) for name, model in kinds.items()}
-    fvu = {name: np.array([fvu_at(run, dataset, k) for k in ks]) for name, run in runs.items()}
-    bound = threshold["ratio"]
-    holds = (all(fvu["uniform"] <= bound * fvu["topk_16"]) and all(fvu["uniform"][2:] < bound * fvu["topk_4"][2:])
-             and all(fvu["reverse"][:2] < fvu["uniform"][:2]) and all(fvu["uniform"][3:] < fvu["reverse"][3:]))
-    return Outcome(bool(holds), {f"{name}_{k}": float(v) for name, row in fvu.items()
-                                 for k, v in zip(ks, row, strict=True)}, (0, 1, 2))
-
-
 @claim(paper="P171", budget=240, threshold={"cosine": 0.9, "scale": 0.02},
        sentence="with 3 to 4 active atoms JumpReLU leaves less variance than ReLU and L1 with as many, finds the "
                 "planted atoms (matched cosine at least 0.9) and does not shrink the codes (within 2%)")
