@@ -22,6 +22,8 @@ def tiny(command: str) -> str:
     command = command.replace("--models=vae,wae-mmd --steps=500 --seeds=2",
                               "--models=wae-mmd --steps=2 --prior_steps=2 --seeds=1 --output=table")
     command = command.replace("--config.batch_size=96", "--config.batch_size=96 --config.data.num_train=96")
+    command = command.replace("topk,batch_topk model.k=4,8,16,32", "topk,batch_topk model.k=2,3")
+    command = command.replace("activations:runs/latents", "activations:runs/latents --config.data.size=0")
     command = command.replace("separate.py", "separate.py --mixtures=4 --beams=2 --epochs=1")
     return command.replace("--config.ensemble=8", "--config.ensemble=2")
 
@@ -51,15 +53,21 @@ def run(command: str, where: Path) -> str:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("pip ")])
 def test_command_runs(command, place):
-    for name in ("vq", "vae"):
-        if re.search(rf"(autoencoder|workdir)=runs/{name}\b", command):  # a run that the README made before
+    for name in ("vq", "vae", "sae"):
+        if re.search(rf"(autoencoder|workdir|from)=runs/{name}\b", command):  # a run that the README made before
             run(f"python experiments/run.py --config=configs/{name}.py:tiny --workdir=runs/{name}", place)
     if "separate.py" in command:  # of the line two above it
         before = COMMANDS[COMMANDS.index(command) - 2]
         run("python experiments/run.py --config=configs/vq.py:tiny --workdir=runs/vq", place)
         run(tiny(before), place)
+    if "activations:" in command:
+        run("python experiments/run.py --config=configs/vae.py:tiny --workdir=runs/vae", place)
+        run(COMMANDS[COMMANDS.index(command) - 1], place)
     out = run(tiny(command), place)
-    assert "figure" in out or "--table" in command or "frechet, flow" in out
+    said = {"convert": "wrote", "harvest": "rows of", "verify": "", "cross_table": "frechet, flow",
+            "pareto": "pareto.png"}
+    script = re.search(r"experiments/(\w+)\.py", command)[1]
+    assert said.get(script, "figure") in out
 
 
 def test_the_install_lines_are_the_two_commands():
