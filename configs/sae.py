@@ -27,8 +27,9 @@ atoms), `paper_gemma` (2,304 to 16,384 atoms, JumpReLU), `paper_clip` (768 to 6,
 to 32,768 atoms of 24,576 units), `paper_archetypal` (768 to 3,840 atoms of 32,000 points), `paper_bias_adaptation`
 (1,536 to 65,536 atoms in ten groups), `paper_gradient` (768 to 24,576 atoms, on a store with gradients),
 `paper_feature_choice` (768 to 32,768 atoms), `paper_pursuit` (768 to 19,200 atoms), `paper_tied` (512 to 1,024 atoms),
-`paper_consistency` (768 to 16,384 atoms, three seeds), `paper_seeds` (768 to 32,768 atoms) and, on MNIST,
-`paper_k_sparse` (1,000 atoms) and `paper_mdl` (4,096 atoms).
+`paper_consistency` (768 to 16,384 atoms, three seeds), `paper_specialised` (2,304 to 16,384 atoms, tilted, from a
+general dictionary; sizes are ours), `paper_seeds` (768 to 32,768 atoms) and, on MNIST, `paper_k_sparse` (1,000 atoms)
+and `paper_mdl` (4,096 atoms).
 """
 
 from jaxae.systems.sparse import dictionary
@@ -154,6 +155,13 @@ def get_config(arg: str = ""):
         c.data.update(dict(source="activations:gpt2_layer7", x=""))
         c.model.update(dict(atoms=24_576, sparsifier="gradient_topk"))
 
+    def paper_specialised(c):
+        # Gemma 2 2B on documents of a subdomain, from a general dictionary: set config.init_from to its workdir.
+        paper(c)
+        c.model.update(dict(atoms=16_384, sparsifier="relu", l1=1e-3, tilt=500.0, auxk=0.0, input="none"))
+        c.optim.update(dict(learning_rate=5e-5, eps=1e-8, average=0.0))
+        c.update(dict(steps=10_000, batch_size=4096))
+
     def paper_pursuit(c):
         # Tokens of a vision transformer, 25 atoms for each dimension.
         paper(c)
@@ -221,7 +229,7 @@ def get_config(arg: str = ""):
         zipf=model(aux="zipf"), no_revival=model(auxk=0.0), k_sparse=k_sparse, bias_adaptation=bias_adaptation,
         pursuit=model(sparsifier="pursuit", encoder="none", auxk=0.0, revive=0.01, offset="mean"), gradient=gradient,
         paper_gradient=paper_gradient, paper_feature_choice=paper_feature_choice,
-        paper_tied=paper_tied,
+        paper_tied=paper_tied, paper_specialised=paper_specialised,
         paper_consistency=paper_consistency, paper_seeds=paper_seeds, paper_mdl=paper_mdl, patches=patches,
         paper_pursuit=paper_pursuit, paper_k_sparse=paper_k_sparse,
         mutual_then_feature=sparsifier("feature_choice", mutual_steps=1200), kron=kron, archetypal=archetypal,

@@ -365,6 +365,7 @@ def linear_sizes(width, atoms):
                                   "log_scale": 1, "offset": 768}),
     ("paper_bias_adaptation", (1536,), {"decoder": 1536 * 65_536, "scale": 65_536, "offset": 1536}),
     ("paper_pursuit", (768,), {"decoder": 768 * 19_200, "offset": 768}),
+    ("paper_specialised", (2304,), linear_sizes(2304, 16_384)),
     ("paper_tied", (512,), {"decoder": 512 * 1024, "bias": 1024, "offset": 512}),
     ("paper_seeds", (768,), linear_sizes(768, 32_768)), ("paper_mdl", (28, 28, 1), linear_sizes(784, 4096)),
     ("paper_k_sparse", (28, 28, 1), {"decoder": 784 * 1000, "bias": 1000, "offset": 784})])

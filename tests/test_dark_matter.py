@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxae import data
 from jaxae.data.dictionaries import dictionary
 from jaxae.metrics import dark_matter as dm
+from jaxae.systems.base import System, Variables
+from jaxae.train.evaluators import EVALUATORS
 
 RNG = np.random.default_rng(0)
 N, D, SPLIT = 6000, 12, 3000
@@ -134,3 +137,13 @@ def test_per_token_scaling_is_the_squared_correlation_of_log_norms():
 def test_wrong_calls_get_one_clear_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_evaluator_finds_the_error_of_a_linear_model_linear():
+    x = np.random.default_rng(0).standard_normal((700, 4)).astype(np.float32)
+    dataset = data.from_arrays(x[:500], test_x=x[500:])
+    mixing = jnp.asarray(np.random.default_rng(1).standard_normal((4, 4)), jnp.float32)
+    system = System(None, None, None, reconstruct=lambda now, x, key=None: x @ now.params)
+    found = EVALUATORS["dark_matter"](system, Variables(mixing, ()), dataset, jax.random.key(0), None)
+    np.testing.assert_allclose(float(found["error_r2"]), 1.0, atol=1e-5)
+    assert abs(float(found["fvu_nonlinear"])) < 1e-6 < float(found["fvu"])

@@ -74,18 +74,22 @@ def revival(atoms: Float[Array, "m o"], residual: Float[Array, "n o"], dead: Boo
     return -jax.lax.stop_gradient(residual) @ mean
 
 
-def l1(codes: Codes, atoms: Float[Array, "m o"] | None = None) -> Float[Array, " n"]:
+def l1(codes: Codes, atoms: Float[Array, "m o"] | None = None, saturation: float = 0.0) -> Float[Array, " n"]:
     r"""$\sum_j |z_j|$, or $\sum_j |z_j| \|D_j\|$, which no change of scale between code and atom can lower.
 
     Args:
       codes: of n examples.
       atoms: D, for the second form.
+      saturation: c > 0 puts $\tanh(c u) / c$ in the place of every term u, which hardly shrinks large codes.
+
+    >>> round(float(l1(Codes(jnp.array([[0.1, 50.0]])), saturation=0.5)[0]), 2)
+    2.1
     """
-    values = jnp.abs(codes.values)
-    if atoms is None:
-        return row_sums(codes, values)
-    norms = jnp.linalg.norm(atoms, axis=-1)
-    return row_sums(codes, values * (norms if codes.indices is None else norms[codes.indices]))
+    terms = jnp.abs(codes.values)
+    if atoms is not None:
+        norms = jnp.linalg.norm(atoms, axis=-1)
+        terms = terms * (norms if codes.indices is None else norms[codes.indices])
+    return row_sums(codes, jnp.tanh(saturation * terms) / saturation if saturation else terms)
 
 
 def l0_target(l0: Float[Array, " n"], target: float | Float[Array, ""],

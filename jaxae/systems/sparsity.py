@@ -26,18 +26,18 @@ def defaults() -> dict[str, Any]:
     `sparsifier`: 'topk' (the `k` largest of each example, `k_test` outside training where it is not 0; negative ones
     become zero with `rectify` and stay without; k falls from `k_start`, where it is not 0, over `k_steps` updates),
     'absolute_topk' (by magnitude, signed), 'pursuit' (k steps of matching pursuit on the atoms, by magnitude if
-    `signed`), 'orthogonal_pursuit', 'gradient_topk' (by activation and by how much a later loss depends on the atom:
-    data with `gradient`, weighed by `beta`; `score` 'sum' or 'product', without the activation alone), 'batch_topk' (k
-    of each example on average over the batch), 'feature_choice' (examples for each atom by quotas, `quotas` 'uniform'
-    or 'zipf' with `zipf_exponent` and `zipf_shift`; the largest to the atom that 'batch_topk' would use most, a moving
-    average, or with `ranks='index'` to the first; in the first `mutual_steps` updates it is 'batch_topk'), 'relu',
-    'jump_relu' (a threshold for each atom, from `threshold`, learned by kernels of `bandwidth`), 'gated', or 'prolu'.
-    `threshold_decay`: of these moving averages and of that of the thresholds by which 'batch_topk' and 'feature_choice'
-    choose outside training.
+    `signed`, until the residual's norm is `tolerance`), 'orthogonal_pursuit', 'gradient_topk' (by activation and by how
+    much a later loss depends on the atom: data with `gradient`, weighed by `beta`; `score` 'sum' or 'product', without
+    the activation alone), 'batch_topk' (k of each example on average over the batch), 'feature_choice' (examples for
+    each atom by quotas, `quotas` 'uniform' or 'zipf' with `zipf_exponent` and `zipf_shift`; the largest to the atom
+    that 'batch_topk' would use most, a moving average, or with `ranks='index'` to the first; in the first
+    `mutual_steps` updates it is 'batch_topk'), 'relu', 'jump_relu' (a threshold for each atom, from `threshold`,
+    learned by kernels of `bandwidth`), 'gated', or 'prolu'. `threshold_decay`: of these moving averages and of that of
+    the thresholds by which 'batch_topk' and 'feature_choice' choose outside training.
     """
-    return dict(sparsifier="topk", k=8, k_test=0, k_start=0, k_steps=0, rectify=True, signed=False, beta=1.0,
-                score="sum", quotas="zipf", zipf_exponent=1.0, zipf_shift=7.0, ranks="wanted", mutual_steps=0,
-                threshold=0.001, bandwidth=0.05, threshold_decay=0.99)
+    return dict(sparsifier="topk", k=8, k_test=0, k_start=0, k_steps=0, rectify=True, signed=False, tolerance=0.0,
+                beta=1.0, score="sum", quotas="zipf", zipf_exponent=1.0, zipf_shift=7.0, ranks="wanted",
+                mutual_steps=0, threshold=0.001, bandwidth=0.05, threshold_decay=0.99)
 
 
 class Chosen(NamedTuple):
@@ -146,7 +146,7 @@ def _by_gradient(model, given, axis_name):
 
 def _pursuit(model, given, axis_name):
     found = pursuit.matching_pursuit(given.x, given.atoms, model.k if given.train or not model.k_test else model.k_test,
-                                     model.signed)
+                                     model.signed, model.tolerance or None)
     return pursuit.merged(Codes(found.values, found.indices))
 
 

@@ -137,11 +137,28 @@ def clusters(system: System, model: Variables, dataset: Dataset, key: jax.Array,
     return {"cluster_accuracy": metrics.cluster_accuracy(cluster, rows["label"])}
 
 
+def dark_matter(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
+    """Share of the reconstruction error, and of its squared norm, that a linear map of x predicts, and the variance
+    left unexplained without and with that prediction. Maps are fitted to the first 10,000 training rows, of which
+    there should be 50 for each dimension."""
+    def pairs(batch):
+        x, x_hat = batch["x"], system.reconstruct(model, *inputs_of(system, batch))
+        return {"x": x.reshape(x.shape[0], -1), "x_hat": x_hat.reshape(x.shape[0], -1)}
+
+    run = jax.jit(pairs)
+    known = _over(run, dataset.train.take(_MOST) if len(dataset.train) > _MOST else dataset.train, dataset, key)
+    test = _over(run, dataset.test, dataset, key)
+    x, x_hat = (jnp.concatenate([known[name], test[name]]) for name in ("x", "x_hat"))
+    found = jax.jit(metrics.decompose_error, static_argnums=2)(x, x_hat, len(known["x"]))
+    return {"error_r2": found.r2_vector, "error_norm_r2": found.r2_norm, "fvu": found.fvu,
+            "fvu_nonlinear": found.fvu_nonlinear}
+
+
 EVALUATORS: dict[str, Callable[..., dict[str, Any]]] = {
     "image_quality": image_quality, "nll": nll, "frechet": frechet, "probe": probe, "disentanglement": disentanglement,
-    "infomec": infomec, "clusters": clusters}
+    "infomec": infomec, "clusters": clusters, "dark_matter": dark_matter}
 _NEEDS = {"image_quality": "reconstruct", "nll": "log_weights", "frechet": "sample", "probe": "encode",
-          "disentanglement": "encode", "infomec": "encode", "clusters": "encode"}
+          "disentanglement": "encode", "infomec": "encode", "clusters": "encode", "dark_matter": "reconstruct"}
 # What the data must have besides x.
 _READS = {"probe": "label", "disentanglement": "factors", "infomec": "factors", "clusters": "label"}
 

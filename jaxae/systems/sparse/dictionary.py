@@ -35,20 +35,20 @@ def defaults() -> ConfigDict:
     by itself, and reconstructions are of these. `cap`: codes z become cap tanh(z / cap), 0 for none.
 
     `error`: 'normalised' (by the variance of the data: the share not explained) or 'sum' of squares. `l1`, times the
-    atoms' norms with `l1_by_norm` (the sum of the norms of their `layers` equal parts, in a crosscoder); `l0` and
-    `l0_goal` (the mean to reach, 0: a plain penalty) for 'jump_relu'; these grow from 0 over `sparsity_warmup` steps.
-    `auxk` of `aux_atoms` atoms: with `aux` 'dead' of those that were silent for `dead_after` examples, with 'zipf' of
-    those that fire less than half as often as the law of `quotas` has it. `revive`: the weight with which atoms silent
-    so long are drawn to what a pursuit leaves; `atom_dropout`: the share of atoms that a pursuit cannot choose in a
-    batch. `multi_k`, `multi_weight`: a second reconstruction with that many times k. `ks` (nested numbers of active
-    atoms, or with `nest='prefix'` sizes of dictionaries) and `nested_weights` ('uniform', 'reverse'). `tilt`: 0 reduces
-    by the mean, else by the tilted mean, of the reconstruction error alone.
+    atoms' norms with `l1_by_norm` (the sum of the norms of their `layers` equal parts, in a crosscoder) and with
+    `saturation` as a tanh; `l0` and `l0_goal` (the mean to reach, 0: a plain penalty) for 'jump_relu'; these grow from
+    0 over `sparsity_warmup` steps. `auxk` of `aux_atoms` atoms: with `aux` 'dead' of those that were silent for
+    `dead_after` examples, with 'zipf' of those that fire less than half as often as the law of `quotas` has it.
+    `revive`: the weight with which atoms silent so long are drawn to what a pursuit leaves; `atom_dropout`: the share
+    of atoms that a pursuit cannot choose in a batch. `multi_k`, `multi_weight`: a second reconstruction with that many
+    times k. `ks` (nested numbers of active atoms, or with `nest='prefix'` sizes of dictionaries) and `nested_weights`
+    ('uniform', 'reverse'). `tilt`: 0 reduces by the mean, else by the tilted mean, of the reconstruction error alone.
     """
     return ConfigDict(sparsity.defaults() | maps.defaults() | dict(
         atoms=256, center=True, offset="median", fixed_offset=False, tied_start=True, unit_norm=True, skip=False,
         input="none", cap=0.0, error="normalised", l1=0.0, l1_by_norm=False, layers=1, l0=0.0, l0_goal=0.0,
-        sparsity_warmup=0, auxk=0.0, aux="dead", aux_atoms=32, dead_after=20_000, revive=0.0, atom_dropout=0.0,
-        multi_k=0, multi_weight=0.125, ks=(), nest="active", nested_weights="uniform", tilt=0.0))
+        saturation=0.0, sparsity_warmup=0, auxk=0.0, aux="dead", aux_atoms=32, dead_after=20_000, revive=0.0,
+        atom_dropout=0.0, multi_k=0, multi_weight=0.125, ks=(), nest="active", nested_weights="uniform", tilt=0.0))
 
 
 class Extra(NamedTuple):
@@ -207,9 +207,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         if choice.gate is not None:  # the gate learns by the penalty and by reconstructing alone, past fixed atoms
             seen = decode(Codes(choice.gate), jax.lax.stop_gradient(dictionary))
             value = losses.squared_error(y, seen + jax.lax.stop_gradient(params["offset"]), variance)
-            value = value + model.l1 * losses.l1(Codes(choice.gate), weighed)
+            value = value + model.l1 * losses.l1(Codes(choice.gate), weighed, model.saturation)
         elif _given(model.l1):
-            value = model.l1 * losses.l1(choice.codes, weighed)
+            value = model.l1 * losses.l1(choice.codes, weighed, model.saturation)
         if _given(model.l0_goal):
             value = value + model.l0 * losses.l0_target(choice.l0, model.l0_goal, axis_name)
         elif _given(model.l0):
