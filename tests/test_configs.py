@@ -381,6 +381,14 @@ def test_paper_scale_sparse_autoencoders(arg, shape, wanted):
     assert {k: v.size for k, v in moved.params.items()} == wanted
 
 
+def test_paper_scale_fine_tuning_reads_a_thousand_codes():
+    batch = {"x": jax.ShapeDtypeStruct((100, 28, 28, 1), jnp.float32), "label": jax.ShapeDtypeStruct((100,), jnp.int32)}
+    system = systems.build(get_config("fine_tuning", "paper"), batch)
+    params = jax.eval_shape(system.init, jax.random.key(0), batch).params
+    sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
+    assert sizes == {"decoder": 784 * 1000, "bias": 1000, "offset": 784, "readout": 1000 * 10 + 10}
+
+
 def test_paper_scale_deep_dictionary_halves_784_pixels_three_times():
     config, found = sizes_at_paper_scale("deep_dictionary")
     sizes = (392, 196, 98)

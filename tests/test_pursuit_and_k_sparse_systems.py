@@ -1,12 +1,14 @@
 """Matching pursuit and a falling k in the system of sparse autoencoders: its codes are those of the pure functions."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxae import sae, systems
 from jaxae.systems.base import variables
 from jaxae.systems.sparse import dictionary
+from jaxae.systems.supervised import sparse_codes
 from jaxae.train.config import base
 
 N, D, M = 16, 6, 10
@@ -67,3 +69,31 @@ def test_rectified_codes_are_those_of_the_k_largest_that_are_positive():
     kept = pre.argsort(1).argsort(1) >= M - 8
     assert np.any(kept & (pre < 0)) and np.all(np.asarray(z) >= 0)
     np.testing.assert_allclose(z, np.where(kept, np.maximum(pre, 0.0), 0.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_reading_classes_moves_the_dictionary_unless_it_is_frozen(frozen):
+    config = base()
+    config.system, config.model, config.batch_size = "supervised.sparse_codes", sparse_codes.defaults(), N
+    config.model.update(dict(atoms=M, k=2, k_test=4, encoder="tied", rectify=False, center=False, frozen=frozen,
+                             classes=2))
+    keys = jax.random.split(jax.random.key(5), 2)
+    x = jax.random.normal(keys[0], (N, D))
+    batch = {"x": x, "label": (x[:, 0] > 0).astype(jnp.int32)}
+    system = systems.build(config, jax.eval_shape(lambda: batch))
+    start = system.init(keys[1], batch)
+
+    @jax.jit
+    def run(state):
+        state, seen = jax.lax.scan(lambda now, _: system.step(now, batch, keys[1]), state, None, 40)
+        z, readout = system.encode(variables(state), x), state.params["readout"]
+        logits = z @ readout["kernel"] + readout["bias"]
+        own = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], 1).mean()
+        return state, seen["loss"], z, own, system.evaluate(state, batch, keys[1])
+
+    state, losses, z, own, sums = run(start)
+    assert np.all((z != 0).sum(1) == 4) and losses[-1] < losses[0]
+    np.testing.assert_allclose(losses[0], np.log(2), rtol=1e-5)  # a read-out of zeros
+    np.testing.assert_allclose(sums["loss"] / sums["count"], own, rtol=1e-5)
+    moved = float(np.abs(state.params["decoder"] - start.params["decoder"]).max())
+    assert moved == 0 if frozen else moved > 1e-4

@@ -5,16 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from claims import Outcome, claim
-from claims.training import Trained, config_of, over, trained
-from jaxae import data, sae, systems
+from claims.training import config_of, finetuned, over, trained
+from jaxae import data, sae
 from jaxae.data.dictionaries import inclusion, systematic, unit_rows
 from jaxae.data.selection import bm25_scores, dense_scores, select_top, tracin_scores
 from jaxae.metrics.coverage import token_coverage
 from jaxae.metrics.dictionaries import max_cosine
-from jaxae.systems.base import variables
 from jaxae.systems.sparse import dictionary
-from jaxae.train import fit
-from jaxae.train.setup import example_of
 
 ROWS, SHARED, GENERAL, SPECIFIC = 16, 16, 24, 24  # rows of a document; atoms
 
@@ -28,20 +25,6 @@ def documents(count: int, specific: bool, atoms, seed: int):
     codes = np.where(support, rng.uniform(0.5, 1.5, support.shape), 0.0)
     x = (codes @ atoms).astype(np.float32)
     return x.reshape(count, ROWS, -1), codes.reshape(count, ROWS, -1)
-
-
-def finetuned(config, dataset, params) -> Trained:
-    """One more training run that starts from parameters, with a fresh optimizer."""
-    example = jax.eval_shape(dataset.test_transform, example_of(dataset, config.batch_size), jax.random.key(0))
-    system = systems.build(config, example=example)
-
-    def init(key, batch):
-        return system.init(key, batch)._replace(params=params)
-
-    state, history = fit(system._replace(init=init, prepare=None), dataset, config.steps, jax.random.key(0),
-                         batch_size=config.batch_size)
-    test = {name.removeprefix("test/"): np.atleast_1d(value) for name, value in history[-1].items()}
-    return Trained(system, [variables(state)], history, test)
 
 
 @claim(paper="P101", budget=240, threshold={"precision": 0.9},

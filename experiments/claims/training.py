@@ -54,6 +54,22 @@ def trained(config: ConfigDict, dataset: "data.Dataset", prepare_every: int = 0)
     return Trained(build(config), members, history, test)
 
 
+def finetuned(config: ConfigDict, dataset: "data.Dataset", params: dict, seed: int = 0) -> Trained:
+    """One more training run of one member, which starts from these entries of the parameters, with a fresh
+    optimizer."""
+    example = jax.eval_shape(dataset.test_transform, example_of(dataset, config.batch_size), jax.random.key(0))
+    system = systems.build(config, example=example)
+
+    def init(key, batch):
+        fresh = system.init(key, batch)
+        return fresh._replace(params=fresh.params | params)
+
+    state, history = fit(system._replace(init=init, prepare=None), dataset, config.steps, jax.random.key(seed),
+                         batch_size=config.batch_size)
+    test = {name.removeprefix("test/"): np.atleast_1d(value) for name, value in history[-1].items()}
+    return Trained(system, [variables(state)], history, test)
+
+
 def batches(source, dataset: "data.Dataset", size: int = 500):
     """Evaluation batches of a split as a system sees them, each under a key of its own."""
     for i, start in enumerate(range(0, len(source), size)):

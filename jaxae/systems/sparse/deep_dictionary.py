@@ -135,16 +135,11 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
             for i, layer in enumerate(values):
                 size = 2.0 * jnp.sqrt(jnp.square(layer).mean(0))  # as large as codes are
                 one = deep.layers(dictionaries(now.params)[:i + 1], jnp.diag(size), model.phi)[0]
-                shown[f"atoms_{i + 1}"] = _pictures(one[jnp.argsort(-size)][:64].reshape(-1, *shape))
+                shown[f"atoms_{i + 1}"] = draw.most_frequent(one, size, shape)
         return draw.comparison(batch["x"], reconstruct(now, batch["x"])) | shown
 
     return one_loss(init, loss, optax.set_to_zero(), axis_name=axis_name, prepare=prepare, summary=summary,
                     encode=encode, decode=decode, reconstruct=reconstruct, figures=figures, latent=Latent((sizes[-1],)))
-
-
-def _pictures(atoms):
-    """Of any sign, zero as grey."""
-    return 0.5 + 0.5 * atoms / jnp.maximum(jnp.abs(atoms).max((1, 2, 3), keepdims=True), 1e-8)
 
 
 __all__ = ["build", "defaults"]
