@@ -20,6 +20,9 @@ and linear, k falling from 128; Makhzani and Frey 2013, arXiv 1312.5663), `kron`
 et al. 2025, arXiv 2505.22255), `archetypal` (atoms near the convex hull of the data, Fel et al. 2025, arXiv
 2502.12892), `bias_adaptation` (no penalty, biases that follow frequencies, Chen et al. 2025, arXiv 2506.14002).
 
+Data with targets `y` make a transcoder (`--config.model.center=False`, and `--config.model.skip=True` for a linear map
+beside it), an `x [n layers width]` with `--config.model.layers` a crosscoder.
+
 `sharded` spreads the atoms over all devices (`--config.mesh.data=2`: the batch over two groups of them as well).
 
 At the scale of the papers, on arrays of activations (`npz:PATH`, one array `x [n width]`): `paper` (GPT-2 small, 32,768
