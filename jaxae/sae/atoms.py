@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from jaxae import collectives
 from jaxae.sae.codes import Codes, size_of
 
-FIRES = 1e-3  # codes above this count as firing
+FIRES = 1e-3  # codes of a larger magnitude count as firing
 
 
 class Activity(NamedTuple):
@@ -36,7 +36,7 @@ def note_activity(activity: Activity, fires: Bool[Array, "n m"], decay: float = 
 
     Args:
       activity: before.
-      fires: codes above `FIRES`.
+      fires: codes of a magnitude above `FIRES`.
       decay: of the moving average, per batch.
       axis_name: the mapped axis.
     """
@@ -46,7 +46,7 @@ def note_activity(activity: Activity, fires: Bool[Array, "n m"], decay: float = 
 def note_sparse_activity(activity: Activity, codes: Codes, decay: float = 0.99,
                          axis_name: str | None = None) -> Activity:
     """`note_activity` from values and their places."""
-    counts = jnp.zeros_like(activity.silent).at[codes.indices].add(codes.values > FIRES)
+    counts = jnp.zeros_like(activity.silent).at[codes.indices].add(jnp.abs(codes.values) > FIRES)
     return _counted(activity, size_of(codes), counts, decay, axis_name)
 
 

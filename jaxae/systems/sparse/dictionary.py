@@ -159,7 +159,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         codes, dictionary = choice.codes, maps.atoms(model, params, extra.memory)
         y_hat = decoded(params, codes, dictionary, x)
         error = losses.squared_error(y, y_hat, variance)
-        fires = dense(codes, m) > care.FIRES if not train or codes.indices is None else None
+        fires = jnp.abs(dense(codes, m)) > care.FIRES if not train or codes.indices is None else None
         activity = extra.activity
         if train:
             activity = care.note_activity(activity, fires, axis_name=axis_name) if fires is not None else \
@@ -247,7 +247,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         now, activity = variables(state), state.extra.activity
         started = state.extra.step > 0  # before that there is this batch alone
         seen = [batch[name] for name in inputs]
-        first = (encode(now, *seen) > care.FIRES).mean(0)
+        first = (jnp.abs(encode(now, *seen)) > care.FIRES).mean(0)
         lately = jnp.where(activity.silent > model.dead_after, 0.0, care.firing_frequency(activity, state.extra.step))
         frequency = jnp.where(started, lately, first)
         shown = {"log10_frequency_histogram": jnp.log10(frequency)}
