@@ -4,8 +4,10 @@
 
 Trains on the 4,000 embedded digits: 28x28 -> 32 codes of 64, 192 bits.
 
-Variants: `ordered` (prefixes of the codes decode to coarse images), `sharp` (QGGAN: with a discriminator), `gaussian`
-(a likelihood in place of the squared error), `photographs` (colour crops). `configs/prior.py:transformer` fits a prior.
+Variants: `ordered` (prefixes of the codes decode to coarse images), `sharp` (QGGAN: with a discriminator), `perceptual`
+(the distance of features in the place of the squared error, as the published QGGAN has it; its VGG16 is
+`--config.model.perceptual_features=vgg16.npz`), `gaussian` (a likelihood), `photographs` (colour crops).
+`configs/prior.py:transformer` fits a prior.
 
 At the scale of the paper: `paper` (CIFAR-10), `paper_imagenet` (256 codes of 256x256 images, also with `sharp`).
 """
@@ -30,6 +32,9 @@ def get_config(arg: str = ""):
 
     def sharp(c):
         c.model.update(dict(adversarial=0.75, adversarial_start=400))
+
+    def perceptual(c):
+        c.model.update(dict(perceptual=1.0, error_weight=0.0))
 
     def gaussian(c):
         c.model.update(dict(likelihood="gaussian", scale=0.1))
@@ -62,5 +67,5 @@ def get_config(arg: str = ""):
                             adversarial_start=0, reduced=int(c.model.prefix_dropout > 0)))
 
     return apply_variants(config, arg, dict(
-        ordered=ordered, sharp=sharp, gaussian=gaussian, photographs=photographs, paper=paper,
+        ordered=ordered, sharp=sharp, perceptual=perceptual, gaussian=gaussian, photographs=photographs, paper=paper,
         paper_imagenet=paper_imagenet, tiny=tiny))

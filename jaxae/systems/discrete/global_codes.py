@@ -12,18 +12,19 @@ from ml_collections import ConfigDict
 
 from jaxae import collectives, optim
 from jaxae.distributions import bits_per_dim
-from jaxae.metrics import mse, perplexity, usage
+from jaxae.metrics import perplexity, usage
 from jaxae.nn import Conv
 from jaxae.nn.unet import UNet, double, halve, halvings
 from jaxae.quantizers import Codes, global_tokens, inverse_global_tokens, per_token, prefix_dropout_mask
 from jaxae.systems import figures as draw
+from jaxae.systems import image_error
 from jaxae.systems.base import Latent, Objective, State, System, Variables, means, variables
 from jaxae.systems.builders import Player, players
 from jaxae.systems.pixels import pixel_observation
 
 
 def defaults() -> ConfigDict:
-    """Keys of `config.model`.
+    """Keys of `config.model`, with 'mse' those of `jaxae.systems.image_error` too.
 
     `tokens` codes of an image, each from a codebook of its own of `codes` vectors of `width`; the channels are cut
     into `heads`, each with its own projections between maps and vectors. Maps have 1/2^`reduced` of the image's side.
@@ -35,10 +36,11 @@ def defaults() -> ConfigDict:
     `decoder_channels`, 0 for the same); no side is below `smallest`; `blocks` residual blocks at each level, which also
     see sines of `octaves` of the position.
 
-    `likelihood`: a name of `jaxae.distributions.likelihood`, with `scale` for the fixed Gaussian, or 'mse'.
+    `likelihood`: a name of `jaxae.distributions.likelihood`, with `scale` for the fixed Gaussian, or 'mse' for the
+    error of pixels and features.
     `adversarial` above 0 adds a discriminator of pixels from step `adversarial_start` on (QGGAN), with its rate.
     """
-    return ConfigDict(dict(
+    return ConfigDict(image_error.defaults() | dict(
         tokens=64, codes=512, width=64, heads=8, reduced=0, codebook_weight=0.25, beta=1.0, reset_every=100,
         prefix_dropout=0.0, channels=16, decoder_channels=0, most=128, smallest=8, blocks=1, octaves=0,
         likelihood="mse", scale=1.0, adversarial=0.0, adversarial_start=5000, adversarial_rate=2e-4))
@@ -109,8 +111,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
 
     With `adversarial` (QGGAN), from `adversarial_start` on, + |x - x_hat| - weight D(x_hat), where D is a U-Net with a
     logit for each pixel that minimises the hinge loss, and the weight is `adversarial` times the ratio of the gradients
-    of reconstruction and of D in the decoder's last kernel. The published code also puts a perceptual distance of
-    a VGG network in the place of the squared error, and lets the two play in turn on batches of their own.
+    of reconstruction and of D in the decoder's last kernel. The published code has a perceptual distance of a VGG
+    network in the place of the squared error (`perceptual=1`, `error_weight=0`), and lets the two play in turn on
+    batches of their own.
 
     Raises:
       ValueError: for data that are not images, heads that do not divide the tokens, or sizes that cannot be halved.
@@ -138,7 +141,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     observed = pixel_observation(
         ConfigDict(dict(likelihood=model.likelihood, scale=model.scale, decoder="factorised", dropout=0.0)), shape,
         lambda out: GlobalDecoder(unet(out, begin=model.reduced), size, model.heads, dtype), dtype, axis_name)
-    critic = unet(1)
+    critic, distance = unet(1), image_error.image_error(model, shape)
 
     def init(key: Array, batch):
         keys = collectives.split_keys(key, ("encoder", "decoder", "codes", "offset", "critic"))
@@ -171,14 +174,15 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         kept = prefix_dropout_mask(mask_key, x.shape[0], tokens, model.prefix_dropout, axis_name) \
             if train and model.prefix_dropout else None
         z = seen(params, quantized.z_q, kept)
-        x_hat, weight = balanced(params, z, x) if model.adversarial else (None, 0.0)
-        log_px = observed.log_prob(params["decoder"], z, x) if x_hat is None else -0.5 * dims * mse(x, x_hat)
-        # -1/2 |.|^2 -> the mean square; a likelihood -> nats per dimension. Both stand beside means.
-        reconstruction = -log_px * (2.0 if model.likelihood == "mse" else 1.0) / dims
-        value, metrics = reconstruction + quantized.loss, {"reconstruction": reconstruction} | quantized.metrics
-        if model.likelihood != "mse":
-            bound = -log_px + tokens * math.log(codes)
-            metrics |= {"nll_bound": bound, "bits_per_dim": bits_per_dim(bound, dims)}
+        if model.likelihood == "mse":
+            x_hat, weight = balanced(params, z, x) if model.adversarial else (
+                observed.mean(params["decoder"], z, jax.random.key(0)), 0.0)
+            reconstruction, metrics = distance(x, x_hat)
+        else:
+            log_px = observed.log_prob(params["decoder"], z, x)
+            reconstruction, bound = -log_px / dims, -log_px + tokens * math.log(codes)  # nats per dimension, nats
+            metrics = {"reconstruction": reconstruction, "nll_bound": bound, "bits_per_dim": bits_per_dim(bound, dims)}
+        value, metrics = reconstruction + quantized.loss, metrics | quantized.metrics
         if model.adversarial:
             on, unreal = extra.step >= model.adversarial_start, -logits(params, x_hat).mean((1, 2, 3))
             value = value + on * (jnp.abs(x - x_hat).mean((1, 2, 3)) + weight * unreal)
@@ -204,7 +208,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
             return observed.mean(changed, z, jax.random.key(0))
 
         x_hat, pull = jax.vjp(by_kernel, net["out"]["kernel"])
-        slopes = [jax.grad(of)(x_hat) for of in (lambda y: (jnp.square(x - y) + jnp.abs(x - y)).mean(),
+        slopes = [jax.grad(of)(x_hat) for of in (lambda y: (distance(x, y)[0] + jnp.abs(x - y).mean((1, 2, 3))).mean(),
                                                  lambda y: -logits(params, y).mean())]
         error, unreal = (optax.tree.norm(collectives.mean(pull(slope), axis_name)) for slope in slopes)
         return x_hat, jax.lax.stop_gradient(model.adversarial * error / (unreal + 1e-6))
