@@ -10,7 +10,7 @@ _EPSILON = 1e-8  # a place whose features are all zero has no direction, and sta
 
 
 def feature_distance(maps: Sequence[Float[Array, "n ..."]], others: Sequence[Float[Array, "n ..."]],
-                     weights: Sequence[Float[Array, " c"]] | None = None) -> Float[Array, " n"]:
+                     weights: Sequence[Float[Array, " _"]] | None = None) -> Float[Array, " n"]:
     """The weighted squared distance of the directions of features, averaged over places and summed over layers.
 
         d = sum_l mean_ij sum_c w_lc (f_lijc / |f_lij| - g_lijc / |g_lij|)^2
@@ -51,7 +51,7 @@ def feature_distance(maps: Sequence[Float[Array, "n ..."]], others: Sequence[Flo
 
 def perceptual_distance(x: Float[Array, "n ..."], y: Float[Array, "n ..."],
                         features: Callable[[Array], Sequence[Array]],
-                        weights: Sequence[Float[Array, " c"]] | None = None) -> Float[Array, " n"]:
+                        weights: Sequence[Float[Array, " _"]] | None = None) -> Float[Array, " n"]:
     """`feature_distance` of the feature maps of two batches of images.
 
     Args:
