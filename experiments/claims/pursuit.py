@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from claims import Outcome, claim
-from claims.sparse import cosines, fvu_at
+from claims.nested import fvu_curve
+from claims.sparse import cosines
 from claims.training import config_of, mean_sd, over, trained
 from jaxae import data, sae
 from jaxae.metrics.dictionaries import match_atoms
@@ -106,7 +107,7 @@ def more_steps_go_on_explaining(threshold):
         return sum(one(member) for member in runs["pursuit"].members) / _SEEDS
 
     pursuit = over(left, dataset.test, dataset).mean(0) / variance
-    topk = np.array([fvu_at(runs["topk"], dataset, k) for k in steps])
+    topk = np.mean([fvu_curve(member, dataset, steps) for member in runs["topk"].members], axis=0)
     holds = (all(np.diff(pursuit) < 0) and pursuit[4] < threshold["pursuit"] * pursuit[2]
              and topk[4] > threshold["topk"] * topk[2])
     return Outcome(bool(holds), {f"{name}_{t}": float(v) for name, row in (("pursuit", pursuit), ("topk", topk))

@@ -5,7 +5,7 @@ import numpy as np
 
 from claims import Outcome, claim
 from claims.training import config_of, mean_sd, over, trained
-from jaxae import data, sae
+from jaxae import data
 from jaxae.metrics.dictionaries import match_atoms, max_cosine
 from jaxae.systems.sparse import dictionary
 
@@ -24,20 +24,6 @@ def learned(dataset, steps: int, *, batch_size: int = 512, rate: float = 3e-3, s
 def cosines(run, truth) -> list[float]:
     """Of each member: mean cosine of the true atoms with the learned ones, matched one to one."""
     return [float(np.mean(match_atoms(truth, member.params["decoder"]).cosine)) for member in run.members]
-
-
-def fvu_at(run, dataset, k: int) -> float:
-    """Share of test variance that members leave unexplained with the k largest of their pre-activations, on average."""
-    def error(params, x):
-        found = sae.linear(x - params["offset"], params["encoder"], params["bias"])
-        y_hat = sae.decode(sae.topk(found, k), params["decoder"]) + params["offset"]
-        return jnp.square(x - y_hat).sum(-1)
-
-    def errors(batch):
-        return sum(error(member.params, batch["x"]) for member in run.members) / len(run.members)
-
-    x = dataset.test.arrays()["x"]
-    return float(over(errors, dataset.test, dataset).mean() / np.square(x - x.mean(0)).sum(-1).mean())
 
 
 @claim(paper="P010", budget=240, threshold={"cosine": 0.95, "shrunken_by": 0.02},

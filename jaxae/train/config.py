@@ -127,6 +127,15 @@ def differing_keys(saved: Mapping, config: Mapping, prefix: str = "") -> list[st
     return lines
 
 
+def has_key(config: ConfigDict, path: str) -> bool:
+    """Whether a config has the key of a dotted path, such as 'model.beta'."""
+    for name in path.split("."):
+        if not isinstance(config, ConfigDict) or name not in config:
+            return False
+        config = config[name]
+    return True
+
+
 def nearest_key(config: ConfigDict, key: str) -> str:
     """' (did you mean config.steps?)' for a key that the config does not have, '' where nothing is near."""
     paths = list(_paths(config))

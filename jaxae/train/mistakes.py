@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from jaxae.train.config import ConfigError, nearest, nearest_key
+from jaxae.train.config import ConfigError, has_key, nearest, nearest_key
 
 _KINDS = {"int": "a whole number, such as 8", "float": "a number, such as 1e-3", "bool": "true or false",
           "tuple": "a tuple, such as (32,64)"}
@@ -50,7 +50,7 @@ def check_tuples(argv: Sequence[str], config: ConfigDict) -> None:
     """Raises ConfigError for entries of a tuple that are not of the type that the config file gives them."""
     defaults = _defaults(*config_path(argv))
     for key in _keys(argv):
-        if defaults is None or not _has(defaults, key):
+        if defaults is None or not has_key(defaults, key):
             continue
         default, value = (reduce(getitem, key.split("."), c) for c in (defaults, config))
         if isinstance(default, tuple) and default and isinstance(value, tuple):
@@ -65,7 +65,7 @@ def _unknown(argv: Sequence[str], path: str, arg: str, known: flags.FlagValues) 
     for key in _keys(argv):
         if not path:
             return "name the config that config.* flags change: --config=configs/vq.py"
-        if defaults is not None and not _has(defaults, key):
+        if defaults is not None and not has_key(defaults, key):
             return f"unknown key config.{key}{nearest_key(defaults, key)}"
     for word in argv[1:]:
         name = re.match(r"--?([\w.]*)", word)
@@ -99,11 +99,3 @@ def _defaults(path: str, arg: str) -> ConfigDict | None:
         return space["get_config"](arg)
     except Exception:
         return None
-
-
-def _has(config: ConfigDict, path: str) -> bool:
-    for name in path.split("."):
-        if not isinstance(config, ConfigDict) or name not in config:
-            return False
-        config = config[name]
-    return True

@@ -14,7 +14,7 @@ from jaxae import data, systems
 from jaxae.systems.base import State, System, Variables, variables
 from jaxae.systems.compose import together
 from jaxae.train import ensemble
-from jaxae.train.config import ConfigError, nearest_key
+from jaxae.train.config import ConfigError, has_key, nearest_key
 from jaxae.train.loop import fit
 from jaxae.train.setup import example_of
 
@@ -140,19 +140,11 @@ def _check(config: ConfigDict, settings: Sequence[Setting]) -> None:
     if config.sweep:
         raise ConfigError("leave config.sweep empty: settings are swept already")
     for path in settings[0]:
-        if not _has(config, path):
+        if not has_key(config, path):
             raise ConfigError(f"there is no key config.{path}{nearest_key(config, path)}")
         if not path.startswith(("model.", "optim.")):
             raise ConfigError(f"config.{path} cannot be swept, as all settings train on the same batches: sweep keys "
                               "of config.model or config.optim")
-
-
-def _has(config: Any, path: str) -> bool:
-    for name in path.split("."):
-        if not isinstance(config, ConfigDict) or name not in config:
-            return False
-        config = config[name]
-    return True
 
 
 __all__ = ["Member", "reported", "sweep", "traced_keys"]
