@@ -194,12 +194,18 @@ def naive_bits(l0: float | int, m: int, value_bits: float | int) -> float:
 
 
 def dense_bits(d: int, value_bits: float | int) -> float:
-    """d value_bits, bits per example: each of d coordinates by itself."""
+    """d value_bits, bits per example: each of d coordinates by itself, without a dictionary.
+
+    Reference: Ayonrinde, Pearce and Sharkey, 'Interpretability as compression', 2024, arXiv 2410.11179.
+    """
     return float(d * value_bits)
 
 
 def onehot_bits(n: int) -> float:
-    """log2 n, bits per example: the index of one of n memorised examples."""
+    """log2 n, bits per example: the index of one of n memorised examples.
+
+    Reference: Ayonrinde, Pearce and Sharkey, 'Interpretability as compression', 2024, arXiv 2410.11179.
+    """
     return math.log2(n)
 
 

@@ -36,7 +36,10 @@ def plausibility(atoms: Float[Array, "m d"], head: Float[Array, "c e"]) -> Float
 
 
 def stable_rank(atoms: Float[Array, "m d"]) -> Float[Array, ""]:
-    """||D||_F^2 / ||D||_2^2, at most the rank and at least 1."""
+    """||D||_F^2 / ||D||_2^2 of the atoms D `[m d]`, a scalar: at most the rank and at least 1.
+
+    Reference: as a metric of dictionaries Fel et al., Archetypal SAE, 2025, arXiv 2502.12892.
+    """
     square = jnp.square(jnp.linalg.svd(atoms.astype(jnp.float32), compute_uv=False))
     return square.sum() / square.max()
 

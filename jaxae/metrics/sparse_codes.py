@@ -67,12 +67,18 @@ def normalised_mse(x: Float[Array, "n d"], xhat: Float[Array, "p e"]) -> Float[A
 
 
 def l0(codes: Real[Array, "n m"], threshold: float = 0.0) -> Int[Array, " n"]:
-    """Active latents of each example: those with |z| > threshold."""
+    """Active latents of each example, `[n]` integers: those with |z| > threshold, of codes z `[n m]`."""
     return (jnp.abs(codes) > threshold).sum(1)
 
 
 def density(codes: Real[Array, "n m"], threshold: float = 0.0, axis_name: str | None = None) -> Float[Array, " m"]:
-    """Share of the examples in which each latent is active, |z| > threshold."""
+    """Share of the examples in which each latent is active, |z| > threshold: `[m]` in [0, 1].
+
+    Args:
+      codes: z.
+      threshold: activations up to it count as none.
+      axis_name: the mapped axis: the share is that of the global batch.
+    """
     return mean((jnp.abs(codes) > threshold).mean(0, dtype=jnp.float32), axis_name)
 
 
@@ -155,7 +161,7 @@ def latent_zscore(codes: Float[Array, "n m"]) -> Float[Array, " m"]:
 
 
 def init_code_statistics(dim: int, latents: int) -> CodeStatistics:
-    """Statistics of no examples: `dim` coordinates of x, so many `latents`."""
+    """Statistics of no examples, for `update_code_statistics`: of x with `dim` coordinates and `latents` codes."""
     zero, vector = jnp.zeros(()), jnp.zeros(dim)
     return CodeStatistics(zero, vector, zero, vector, zero, jnp.zeros(latents, jnp.int32))
 

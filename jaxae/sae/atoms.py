@@ -21,7 +21,7 @@ class Activity(NamedTuple):
 
 
 def start_activity(atoms: int) -> Activity:
-    """The counts of m `atoms` before the first batch."""
+    """The counts of m `atoms` before the first batch, `[m]` each: none silent yet, none ever seen to fire."""
     return Activity(jnp.zeros((atoms,), jnp.int32), jnp.zeros((atoms,), jnp.float32))
 
 
@@ -45,7 +45,14 @@ def note_activity(activity: Activity, fires: Bool[Array, "n m"], decay: float = 
 
 def note_sparse_activity(activity: Activity, codes: Codes, decay: float = 0.99,
                          axis_name: str | None = None) -> Activity:
-    """`note_activity` from values and their places."""
+    """`note_activity` from values and their places: no array `[n m]`.
+
+    Args:
+      activity: before.
+      codes: with `indices`; one that stands twice in an example counts twice in the frequency.
+      decay: of the moving average, per batch.
+      axis_name: the mapped axis.
+    """
     counts = jnp.zeros_like(activity.silent).at[codes.indices].add(jnp.abs(codes.values) > FIRES)
     return _counted(activity, size_of(codes), counts, decay, axis_name)
 
@@ -95,12 +102,12 @@ def underused(frequency: Float[Array, " m"], expected: Float[ArrayLike, " r"],
 
 
 def unit_rows(atoms: Float[Array, "m o"]) -> Float[Array, "m o"]:
-    """Rows divided by their norms; a row of zeros stays."""
+    r"""$D_j / \|D_j\|$ of the rows of D `[m o]`; a row of zeros stays."""
     return atoms / jnp.maximum(jnp.linalg.norm(atoms, axis=-1, keepdims=True), 1e-12)
 
 
 def random_atoms(key: Array, atoms: int, width: int) -> Float[Array, "m o"]:
-    """Directions that are uniform on the sphere."""
+    """`[m o]`: directions that are uniform on the unit sphere of `width` dimensions, one for each of m `atoms`."""
     return unit_rows(jax.random.normal(key, (atoms, width)))
 
 

@@ -19,7 +19,7 @@ class BiasAdaptation(NamedTuple):
 
 
 def start_bias_adaptation(atoms: int) -> BiasAdaptation:
-    """The statistics of m `atoms` before the first batch."""
+    """The statistics of m `atoms`, `[m]` each, before the first batch since an adaptation."""
     return BiasAdaptation(jnp.zeros((atoms,), jnp.int32), jnp.zeros((atoms,)), jnp.int32(0))
 
 

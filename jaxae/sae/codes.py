@@ -29,7 +29,7 @@ def examples_of(starts: Int[Array, " rows"], entries: int) -> Int[Array, " e"]:
 
 
 def size_of(codes: Codes) -> int:
-    """n, the number of examples."""
+    """n, the number of examples, of codes in any form."""
     return codes.values.shape[0] if codes.starts is None else codes.starts.shape[0] - 1
 
 

@@ -25,7 +25,16 @@ class DeepDictionary(NamedTuple):
 
 
 def layers(dictionaries: tuple[Array, ...], codes: Float[Array, "n m"], phi: str = "tanh") -> list[Array]:
-    """[X_hat, Y_1, ..., Y_N = Z]: what is reconstructed, and the codes of each layer."""
+    r"""$\hat X = Y_1 D_1$, $Y_l = \phi(Y_{l+1} D_{l+1})$, $Y_N = Z$: the reconstruction and the codes of each layer.
+
+    Args:
+      dictionaries: D_1 `[m_1 d]`, ..., D_N `[m_N m_{N-1}]`, that of the data first.
+      codes: Z `[n m_N]`.
+      phi: 'tanh' or 'linear'.
+
+    Returns:
+      [X_hat `[n d]`, Y_1 `[n m_1]`, ..., Z].
+    """
     values = [codes]
     for i, atoms in reversed(list(enumerate(dictionaries))):
         inner = values[0] @ atoms
@@ -35,7 +44,16 @@ def layers(dictionaries: tuple[Array, ...], codes: Float[Array, "n m"], phi: str
 
 def objective(dictionaries: tuple[Array, ...], codes: Float[Array, "n m"], x: Float[Array, "n d"], mu: float,
               phi: str = "tanh") -> Float[Array, ""]:
-    r"""$\|X - \hat X\|_F^2 + \mu |Z|_1$, summed over examples."""
+    r"""$\|X - \hat X\|_F^2 + \mu |Z|_1$, a scalar, summed over examples and dimensions.
+
+    Args:
+      dictionaries, codes, phi: of `layers`.
+      x: X.
+      mu: weight of the codes' absolute values.
+
+    Reference: Singhal and Majumdar, 'Majorization minimization technique for optimally solving deep dictionary
+    learning', arXiv 1912.10801.
+    """
     return jnp.square(x - layers(dictionaries, codes, phi)[0]).sum() + mu * jnp.abs(codes).sum()
 
 

@@ -33,7 +33,7 @@ def _entries(pre, indices, starts=None):
 
 
 def of_pre(pre: Float[Array, "n m"]) -> Encoded:
-    """Pre-activations that carry gradients as they are."""
+    """Pre-activations `[n m]` that carry gradients as they are: of encoders for which there is nothing to save."""
     return Encoded(pre, lambda indices, starts=None: _entries(pre, indices, starts))
 
 

@@ -9,12 +9,15 @@ from jaxtyping import Array, Float
 
 
 def soft_threshold(z: Float[Array, "..."], t: Float[Array, ""] | float) -> Float[Array, "..."]:
-    """sign(z) max(|z| - t, 0): the proximal map of t |z|."""
+    """sign(z) max(|z| - t, 0), of any shape: the proximal map of t |z|, t at least 0."""
     return jnp.sign(z) * jnp.maximum(jnp.abs(z) - t, 0.0)
 
 
 def curvature(atoms: Float[Array, "m d"]) -> Float[Array, ""]:
-    r"""$\lambda_{\max}(D D^\top)$, exact, by the smaller of the two Gram matrices."""
+    r"""$\lambda_{\max}(D D^\top)$ of atoms D `[m d]`, a scalar, exact, by the smaller of the two Gram matrices.
+
+    Half of the largest curvature of |x - z D|^2 in z: what 1 / (step size) has to reach for `ista`.
+    """
     gram = atoms @ atoms.T if atoms.shape[0] <= atoms.shape[1] else atoms.T @ atoms
     return jnp.linalg.eigvalsh(gram)[-1]
 

@@ -11,7 +11,7 @@ from jaxae.sae.ranking import kth_largest, top_k
 
 
 def relu(pre: Float[Array, "n m"]) -> Codes:
-    """ReLU of all pre-activations."""
+    """ReLU of all pre-activations `[n m]`, as codes of all atoms."""
     return Codes(jax.nn.relu(pre))
 
 

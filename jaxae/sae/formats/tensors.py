@@ -32,7 +32,11 @@ def read_folder(folder: str | Path, weights: str) -> tuple[dict[str, Any], dict[
 
 
 def write_folder(folder: str | Path, weights: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
-    """Writes both files and returns the folder."""
+    """Writes `config` as cfg.json and `arrays` as the safetensors file `weights`; returns the folder.
+
+    Raises:
+      ValueError: for a folder that cannot be made.
+    """
     folder = folder_for(folder)
     (folder / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n")
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / weights)
@@ -40,7 +44,11 @@ def write_folder(folder: str | Path, weights: str, config: Mapping[str, Any], ar
 
 
 def folder_for(path: str | Path) -> Path:
-    """The folder, made where it is missing."""
+    """The folder, made where it is missing.
+
+    Raises:
+      ValueError: where it cannot be made.
+    """
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
