@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from commands import QUICK_COMPILATION
 
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8",
-                                    "--xla_backend_optimization_level=0"])
+                                    QUICK_COMPILATION])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 MAPS = Path("/proc/self/maps")
 

@@ -1,6 +1,6 @@
 """Writes bleu.npz: corpus BLEU of sacrebleu on seeded corpora of integers.
 
-pip install sacrebleu; python tests/golden/bleu.py
+pip install -e ".[parity]" && python tests/golden/bleu.py
 """
 
 import pathlib

@@ -1,6 +1,6 @@
 """Writes quantizers.npz: codes, updates and gradients of vector-quantize-pytorch on seeded vectors.
 
-pip install torch vector-quantize-pytorch && python tests/golden/quantizers.py
+pip install -e ".[parity]" && python tests/golden/quantizers.py
 """
 
 import importlib.metadata
