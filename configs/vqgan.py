@@ -111,7 +111,7 @@ def get_config(arg: str = ""):
 
     def tiny(c):
         c.data.size = 8
-        c.model.update(dict(channels=(8, 8), blocks=1, hidden=8, attention_sizes=(4,), codes=16, width=8, gan_start=0,
+        c.model.update(dict(channels=(8,), blocks=1, hidden=8, attention_sizes=(), codes=16, width=8, gan_start=0,
                             patch_channels=(8,), patch_strides=(2,)))
 
     return apply_variants(config, arg, dict(

@@ -98,7 +98,8 @@ def test_the_raster_is_the_random_order_that_happens_to_be_sorted(monkeypatch):
     random, _ = _tiny()
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape, **_: jnp.broadcast_to(jnp.arange(shape[-1]), shape))
     label, key = jnp.arange(3) % 2, jax.random.key(4)
-    np.testing.assert_array_equal(random.sample(params, key, 3, label, 3), raster.sample(params, key, 3, label, 3))
+    np.testing.assert_allclose(random.sample(params, key, 3, label, 3), raster.sample(params, key, 3, label, 3),
+                               rtol=1e-5, atol=1e-6)  # two programs: each rounds in its own order
 
 
 def test_guidance_leads_away_from_the_null_class_in_proportion_to_what_is_drawn():
