@@ -15,6 +15,7 @@ from a run with the same settings stay, those of `--models` and `--priors` are m
 
 import contextlib
 import importlib.util
+import itertools
 import math
 import tempfile
 from functools import partial
@@ -134,13 +135,17 @@ def figure(rows, folder: Path, path: Path) -> None:
     pairs = [(m, p) for m in rows for p in PRIORS if f"frechet, {p}" in rows[m] and (folder / f"{m}-{p}.npy").exists()]
     if not pairs:
         return
-    _, axes = plt.subplots(len(pairs), figsize=(6.5, 0.55 * len(pairs)), squeeze=False)
-    for ax, (model, prior) in zip(axes[:, 0], pairs, strict=True):
-        images = np.load(folder / f"{model}-{prior}.npy")[..., 0]
-        ax.imshow(np.concatenate(list(images), 1), cmap="gray", vmin=0, vmax=255)
-        ax.set(xticks=[], yticks=[])
-        ax.set_ylabel(f"{model}, {prior}", rotation=0, ha="right", va="center", fontsize=7)
-    plt.tight_layout(h_pad=0.1)
+    lines = [np.concatenate(list(np.load(folder / f"{model}-{prior}.npy")[..., 0]), 1) for model, prior in pairs]
+    side, width = lines[0].shape
+    _, ax = plt.subplots(figsize=(6.5, 0.5 * len(pairs) + 0.3))
+    ax.imshow(np.concatenate(lines), cmap="gray", vmin=0, vmax=255)
+    for i, (before, now) in enumerate(itertools.pairwise(pairs), 1):
+        if before[0] != now[0]:  # another autoencoder
+            ax.axhline(i * side - 0.5, color="white", linewidth=1.5)
+    ax.set_yticks([(i + 0.5) * side for i in range(len(pairs))], [f"{m}, {p}" for m, p in pairs], fontsize=7)
+    ax.set_xticks([(i + 0.5) * width / 10 for i in range(10)], range(10), fontsize=7)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
     plt.savefig(path, dpi=110, bbox_inches="tight")
 
 
