@@ -2,17 +2,20 @@
 
     python experiments/prior_table.py                        # all rows and columns: two hours on one core
     python experiments/prior_table.py --models=vq --priors=transformer,masked
+    python experiments/prior_table.py --models=fsq --priors=axial --runs=runs/prior_table  # cell by cell
 
 Every autoencoder is a config of 28x28 digits with the same number of updates, every prior a class-conditional config on
 its codes (`vae`: on vectors). `bits`: of the codes of a test image under the prior; `accuracy`: share of 1,000 samples,
 100 of each class, in which the library's digit classifier reads the class that was asked for; `frechet`, `precision`
 and `recall` against the test set on that classifier's features. `(reconstruction)` has the test images through the
-autoencoder, which no prior can be expected to beat, and their codes at log2 K each. The numbers, the table and samples
-land in `experiments/results/`, or `--output`; rows that stand there from a run with the same settings stay, those of
-`--models` are measured anew.
+autoencoder, which no prior can be expected to beat, and their codes at log2 K each. The numbers, samples and two tables
+(a line for each pair, and autoencoders by priors) land in `experiments/results/`, or `--output`; cells that stand there
+from a run with the same settings stay, those of `--models` and `--priors` are measured anew.
 """
 
+import contextlib
 import importlib.util
+import itertools
 import math
 import tempfile
 from functools import partial
@@ -45,10 +48,11 @@ flags.DEFINE_list("priors", list(PRIORS), f"Among {', '.join(PRIORS)}.")
 flags.DEFINE_integer("steps", 1000, "Updates of each autoencoder.")
 flags.DEFINE_integer("prior_steps", 1000, "Updates of each prior on codes; those on vectors take three times as many.")
 flags.DEFINE_string("output", str(HERE / "results"), "Folder of prior_table.json, .md and .png.")
+flags.DEFINE_string("runs", "", "Folder that keeps the runs: what was trained there is not trained again. '': none.")
 
 
 def run_of(spec: str, steps: int, workdir: Path, autoencoder: Path | None = None) -> tuple[Run, dict]:
-    """A config, trained into a workdir and opened again, with the metrics of its test split."""
+    """A config, trained into a workdir unless it was before, and opened again, with the metrics of its test split."""
     name, _, arg = spec.partition(":")
     found = importlib.util.spec_from_file_location(name, HERE.parent / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(found)
@@ -57,6 +61,8 @@ def run_of(spec: str, steps: int, workdir: Path, autoencoder: Path | None = None
     config.update(dict(steps=steps, eval_every=steps, checkpoint_every=steps, figures_every=0, evaluators=()))
     config.autoencoder = str(autoencoder or "")
     results = train(config, workdir)
+    if "metrics" not in results:
+        raise SystemExit("stopped; the same command goes on where --runs keeps the runs")
     return open_run(workdir), results["metrics"]
 
 
@@ -71,8 +77,9 @@ def row(model: str, options, test: dict, features, logits, folder: Path) -> dict
         measures["precision"], measures["recall"] = metrics.precision_recall(features(test["x"]), found)
         numbers.update({f"{name}, {column}": [float(value)] for name, value in measures.items()})
 
-    with tempfile.TemporaryDirectory() as scratch:
-        workdir = Path(scratch) / model
+    with contextlib.ExitStack() as stack:
+        runs = Path(options.runs or stack.enter_context(tempfile.TemporaryDirectory()))
+        workdir = runs / model
         autoencoder, _ = run_of(spec, options.steps, workdir)
         system, member = autoencoder.system, autoencoder.members()[0]
         reconstruct, decode = (by_parts(jax.jit(partial(f, member))) for f in (system.reconstruct, system.decode))
@@ -82,7 +89,7 @@ def row(model: str, options, test: dict, features, logits, folder: Path) -> dict
         for prior in (p for p in fitting if p in options.priors):
             arg = "conditional" if prior == "pixelcnn" else f"{prior},conditional"
             steps = options.prior_steps * (1 if codes else 3)
-            run, found = run_of(f"prior:{arg}", steps, Path(scratch) / f"{model}-{prior}", workdir)
+            run, found = run_of(f"prior:{arg}", steps, runs / f"{model}-{prior}", workdir)
             sample = jax.jit(partial(run.system.sample, n=len(label)))
             images = decode(sample(run.members()[0], jax.random.key(2), label=label))
             bits = {"bits": found.get("nll", found.get("nll_bound")) / math.log(2)} if codes else {}
@@ -102,7 +109,7 @@ def accuracy(logits, images, label) -> float:
 
 
 def table(rows: dict[str, dict[str, list[float]]]) -> str:
-    """Markdown: a line for each autoencoder and prior."""
+    """Markdown: a line for each autoencoder and prior, then a line for each autoencoder and a column for each prior."""
     lines = [f"| autoencoder | prior | {' | '.join(MEASURES)} |", "|---" * (2 + len(MEASURES)) + "|"]
     for model, numbers in rows.items():
         for prior in (NO_PRIOR, *PRIORS):
@@ -110,6 +117,13 @@ def table(rows: dict[str, dict[str, list[float]]]) -> str:
                 found = [numbers.get(f"{name}, {prior}") for name in MEASURES]
                 cells = ["" if values is None else f"{values[0]:.3g}" for values in found]
                 lines.append(f"| {model} | {prior} | {' | '.join(cells)} |")
+    columns = [p for p in (NO_PRIOR, *PRIORS) if any(f"frechet, {p}" in numbers for numbers in rows.values())]
+    lines += ["", "Frechet / bits / accuracy:", "", f"| autoencoder | {' | '.join(columns)} |",
+              "|---" * (1 + len(columns)) + "|"]
+    for model, numbers in rows.items():
+        cells = [" / ".join(f"{numbers[f'{name}, {prior}'][0]:.3g}" for name in ("frechet", "bits", "accuracy")
+                            if f"{name}, {prior}" in numbers) for prior in columns]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -121,19 +135,24 @@ def figure(rows, folder: Path, path: Path) -> None:
     pairs = [(m, p) for m in rows for p in PRIORS if f"frechet, {p}" in rows[m] and (folder / f"{m}-{p}.npy").exists()]
     if not pairs:
         return
-    _, axes = plt.subplots(len(pairs), figsize=(6.5, 0.55 * len(pairs)), squeeze=False)
-    for ax, (model, prior) in zip(axes[:, 0], pairs, strict=True):
-        images = np.load(folder / f"{model}-{prior}.npy")[..., 0]
-        ax.imshow(np.concatenate(list(images), 1), cmap="gray", vmin=0, vmax=255)
-        ax.set(xticks=[], yticks=[])
-        ax.set_ylabel(f"{model}, {prior}", rotation=0, ha="right", va="center", fontsize=7)
-    plt.tight_layout(h_pad=0.1)
+    lines = [np.concatenate(list(np.load(folder / f"{model}-{prior}.npy")[..., 0]), 1) for model, prior in pairs]
+    side, width = lines[0].shape
+    _, ax = plt.subplots(figsize=(6.5, 0.5 * len(pairs) + 0.3))
+    ax.imshow(np.concatenate(lines), cmap="gray", vmin=0, vmax=255)
+    for i, (before, now) in enumerate(itertools.pairwise(pairs), 1):
+        if before[0] != now[0]:  # another autoencoder
+            ax.axhline(i * side - 0.5, color="white", linewidth=1.5)
+    ax.set_yticks([(i + 0.5) * side for i in range(len(pairs))], [f"{m}, {p}" for m, p in pairs], fontsize=7)
+    ax.set_xticks([(i + 0.5) * width / 10 for i in range(10)], range(10), fontsize=7)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
     plt.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def main(_):
     options = flags.FLAGS
-    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())  # many priors are the same program
+    cache = Path(options.runs).absolute() / "compiled" if options.runs else tempfile.mkdtemp()
+    jax.config.update("jax_compilation_cache_dir", str(cache))  # many priors are the same program
     dataset = data.load(dict(source="digits"))
     test = dataset.test_transform(dataset.test[np.arange(len(dataset.test))], jax.random.key(0))
     features, logits = jax.jit(metrics.digit_features()), jax.jit(metrics.digit_logits())

@@ -169,8 +169,9 @@ def categorical_kl(logits: Real[Array, "... k"],
     """KL(softmax(logits) || softmax(logits2)) over the last axis; by default to the uniform distribution."""
     logits, logits2 = _wide(logits, logits2)
     log_p = jax.nn.log_softmax(logits, -1)
-    shape = jnp.broadcast_shapes(logits.shape, logits2.shape)
-    log_q = jax.nn.log_softmax(jnp.broadcast_to(logits2, shape), -1)
+    # One number for all classes is the uniform distribution: no softmax of an array as large as the logits.
+    log_q = jax.nn.log_softmax(jnp.broadcast_to(logits2, jnp.broadcast_shapes(logits.shape, logits2.shape)), -1) \
+        if logits2.ndim else -math.log(logits.shape[-1])
     p = jnp.exp(log_p)
     return jnp.sum(p * jnp.where(p > 0, log_p - log_q, 0.0), -1)  # 0 log 0 = 0
 

@@ -10,7 +10,7 @@ import pytest
 from test_codebooks import KEY, normal, step_of
 
 from jaxae import quantizers
-from jaxae.quantizers.codebook import vector
+from jaxae.quantizers.codebook import row_noise, vector
 from jaxae.quantizers.estimators import ESTIMATORS, estimator_of, householder_to, rotate_to, rotation_matrix
 from jaxae.quantizers.gumbel import gumbel
 
@@ -175,7 +175,7 @@ def test_gumbel_is_a_draw_with_the_gradient_of_its_relaxation(logits):
         codes = learned["codes"]
         scores = z @ learned["kernel"] + learned["bias"] if logits == "projection" else -(
             (z[:, None] - codes) ** 2).sum(-1)
-        noisy = scores + jax.random.gumbel(jax.random.key(5), (n, k))
+        noisy = scores + row_noise(jax.random.key(5), jnp.arange(n), k)
         soft = jax.nn.softmax(noisy / temperature)
         hard = jax.nn.one_hot(noisy.argmax(-1), k)
         p = jax.nn.softmax(scores)

@@ -105,6 +105,11 @@ def test_codes_of_every_quantizer_decode_to_the_reconstruction(arg, places, code
     np.testing.assert_allclose(report["usage"], np.mean([len(set(column)) / codes for column in columns]), rtol=1e-5)
     drawn = jax.eval_shape(lambda key: system.sample(model, key, 3), jax.random.key(0))
     assert drawn.shape == (3, *batch["x"].shape[1:])
+    if arg == "fsq":
+        with pytest.raises(ValueError, match=r"has codes \[n, 7, 7\], these are \(3, 6, 7\): decode them by the one"):
+            system.decode(model, indices[:3, 1:])
+        with pytest.raises(ValueError, match="integers from 0 to 239, these go from 240 to 240"):
+            system.decode(model, jnp.full((3, 7, 7), 240))
 
 
 def test_gradients_by_the_decoder_reach_the_encoder_alone():

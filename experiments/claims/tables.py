@@ -13,6 +13,8 @@ def measured(models: Mapping, chosen: Sequence[str], row: Callable[[str], dict],
              path: Path, settings: dict, caption: str) -> Rows:
     """Measures the chosen rows, writing `path` as .json and .md after each, and prints the whole table.
 
+    Numbers that stand in a row and that `row` does not measure again stay, so that a row may be filled cell by cell.
+
     Args:
       models: all rows there are, in the order of the table.
       chosen: those to measure anew.
@@ -33,7 +35,7 @@ def measured(models: Mapping, chosen: Sequence[str], row: Callable[[str], dict],
     found = json.loads(numbers.read_text()) if numbers.exists() else {}
     rows = found["rows"] if found.get("settings") == settings else {}
     for model in chosen:
-        rows[model] = row(model)
+        rows[model] = rows.get(model, {}) | row(model)
         print(table({model: rows[model]}).splitlines()[-1], flush=True)
         rows = {name: rows[name] for name in models if name in rows}
         numbers.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, PyTree
+import jax
+from jaxtyping import Array, Int, PyTree
 
 
 class Codes(NamedTuple):
@@ -50,3 +51,17 @@ class Quantizer(NamedTuple):
     lookup: Callable[[Array, Codes], Array]
     start: Callable[[Array, Codes, Array], Codes] | None = None
     after: Callable[[Codes, Array], Codes] | None = None
+
+
+def check_indices(indices: Int[Array, "..."], codes: int, least: int = 0) -> None:
+    """Raises ValueError for integers outside [least, codes), where they can be looked at: inside `jit` they cannot.
+
+    A gather answers an index past the end with the last code, so that another codebook's codes would pass for this
+    one's.
+    """
+    if isinstance(indices, jax.core.Tracer) or not indices.size:
+        return
+    low, high = int(indices.min()), int(indices.max())
+    if low < least or high >= codes:
+        raise ValueError(f"codes are integers from 0 to {codes - 1}, these go from {low} to {high}: look them up in "
+                         "the quantizer that they come from, and give their prior its number of codes")

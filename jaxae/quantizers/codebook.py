@@ -13,7 +13,7 @@ from jaxae.quantizers.ema import ema_codebook, ema_update, soft_ema_update
 from jaxae.quantizers.ema import revive as revive_averages
 from jaxae.quantizers.estimators import estimator_of
 from jaxae.quantizers.kmeans import kmeans
-from jaxae.quantizers.vector import assign, by_chunks, lookup, nearest_code, sample_rows
+from jaxae.quantizers.vector import assign, by_chunks, first_best, lookup, nearest_code, sample_rows
 
 
 class CodeUse(NamedTuple):
@@ -157,8 +157,8 @@ def sample_code(z: Float[Array, "*n d"], codebook: Float[Array, "k w"], key: Arr
                 axis_name: str | None = None) -> Int[Array, "*n"]:
     """A code for each vector with probability softmax(-|z - e_j|^2 / temperature): the nearest, under Gumbel noise.
 
-    Like `nearest_code` it searches chunks of rows, with the noise of one chunk at a time in memory. Row i of the
-    global batch has the key fold_in(key, i), so that the draw does not depend on chunks and devices.
+    Like `nearest_code` it searches chunks of rows, with the noise of one chunk at a time in memory (`row_noise`, so
+    that the draw does not depend on chunks and devices).
 
     Args:
       z: vectors `[... d]`; with an axis, of this replica.
@@ -180,19 +180,27 @@ def sample_code(z: Float[Array, "*n d"], codebook: Float[Array, "k w"], key: Arr
     flat = lax.stop_gradient(z).reshape(-1, d).astype(jnp.float32)
     codes = lax.stop_gradient(codebook).astype(jnp.float32)
     weights, offset = 2.0 * codes.T / temperature, jnp.sum(codes**2, axis=-1) / temperature
-    row = jnp.arange(flat.shape[0])
-    if axis_name is not None:
-        row = row + flat.shape[0] * lax.axis_index(axis_name)
 
-    def search(rows):
-        high, low = rows[:, d].astype(jnp.int32), rows[:, d + 1].astype(jnp.int32)
-        noise = jax.vmap(lambda i: jax.random.gumbel(jax.random.fold_in(key, i), (k,)))(4096 * high + low)
-        score = jnp.dot(rows[:, :d], weights, precision=lax.Precision.HIGHEST) - offset + noise
-        return jnp.argmax(score, axis=-1).astype(jnp.int32)
+    def search(inputs):
+        rows, number = inputs
+        score = jnp.dot(rows, weights, precision=lax.Precision.HIGHEST) - offset
+        return first_best(score + row_noise(key, number, k))
 
-    # The row's number rides along as two floats, which hold it exactly.
-    numbered = jnp.concatenate([flat, jnp.stack([row // 4096, row % 4096], axis=-1).astype(jnp.float32)], axis=-1)
-    return by_chunks(search, numbered, k).reshape(z.shape[:-1])
+    return by_chunks(search, (flat, row_numbers(flat.shape[0], axis_name)), k).reshape(z.shape[:-1])
+
+
+def row_numbers(n: int, axis_name: str | None = None) -> Int[Array, " n"]:
+    """The numbers in the global batch of this replica's n rows."""
+    return jnp.arange(n) + (0 if axis_name is None else n * lax.axis_index(axis_name))
+
+
+def row_noise(key: Array, row: Int[Array, " r"], k: int) -> Float[Array, "r k"]:
+    """k draws of Gumbel noise for each row: those of row i have the key fold_in(key, i), whatever rows come with it.
+
+    The bits of one row are never split over devices; a generator whose bits may be takes twice as long.
+    """
+    with jax.threefry_partitionable(False):
+        return jax.vmap(lambda i: jax.random.gumbel(jax.random.fold_in(key, i), (k,)))(row)
 
 
 def code_probabilities(z: Float[Array, "*n d"], codebook: Float[Array, "k d"], temperature: float = 1.0

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Real
 
-from jaxae.quantizers.base import Codes, Quantized, Quantizer
+from jaxae.quantizers.base import Codes, Quantized, Quantizer, check_indices
 from jaxae.quantizers.estimators import estimator_of
 
 
@@ -73,6 +73,7 @@ def product(quantizer: Quantizer, heads: int, shared: bool = False) -> Quantizer
                          found.loss.mean(0), found.state, jax.tree.map(lambda x: x.mean(0), found.metrics))
 
     def lookup(indices, state):
+        check_indices(indices, quantizer.codes, least=-1 if quantizer.places > 1 else 0)  # of a residual's stages
         indices = by_head(indices)
         if shared:
             return join(quantizer.lookup(indices, state))
@@ -183,6 +184,7 @@ def residual(quantizer: Quantizer, depth: int, shared: bool = False, scales: Seq
                          jax.tree.map(lambda x: x.sum(0), metrics))
 
     def lookup(indices, state):
+        check_indices(indices, quantizer.codes, least=-1)
         indices = by_stage(indices)
 
         def add(total, inputs):

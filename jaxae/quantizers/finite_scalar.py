@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxae.quantizers.base import Codes, Quantized, Quantizer
+from jaxae.quantizers.base import Codes, Quantized, Quantizer, check_indices
 from jaxae.quantizers.estimators import straight_through
 
 FSQ_LEVELS = {2**8: (8, 6, 5), 2**10: (8, 5, 5, 5), 2**12: (7, 5, 5, 5, 5), 2**14: (8, 8, 8, 6, 5),
@@ -95,12 +95,13 @@ def fsq_codes_to_indices(codes: Float[Array, "*n d"], levels: Sequence[int]) -> 
 def fsq_indices_to_codes(indices: Int[Array, "*n"], levels: Sequence[int]) -> Float[Array, "*n d"]:
     """Codes `[... d]` in [-1, 1] of indices in [0, prod L): the inverse of `fsq_codes_to_indices`.
 
-    Raises ValueError as `fsq_bound`.
+    Raises ValueError as `fsq_bound`, and for integers out of range, outside `jit`.
 
     >>> fsq_indices_to_codes(jnp.array([0, 1, 19]), (5, 4)).tolist()
     [[-1.0, -1.0], [-0.5, -1.0], [1.0, 0.5]]
     """
     sizes = _sizes(levels)
+    check_indices(indices, math.prod(sizes.tolist()))
     return (_split(indices, sizes) - sizes // 2).astype(jnp.float32) / _half_width(sizes)
 
 
@@ -165,10 +166,11 @@ def residual_fsq(z: Float[Array, "*n d"], levels: Sequence[int], depth: int) -> 
 def residual_fsq_indices_to_codes(indices: Int[Array, "*n depth"], levels: Sequence[int]) -> Float[Array, "*n d"]:
     """Codes `[... d]` of the indices of all steps: sum_i L^-i times value i; a prefix gives a coarser code.
 
-    Raises ValueError as `residual_fsq`.
+    Raises ValueError as `residual_fsq`, and for integers out of range, outside `jit`.
     """
     depth = indices.shape[-1]
     sizes = _residual_sizes(levels, depth)
+    check_indices(indices, math.prod(sizes.tolist()))
     values = 2.0 * _split(indices, sizes).astype(jnp.float32) / (sizes - 1) - 1.0  # [... depth d]
     return jnp.sum(values * sizes.astype(np.float32) ** -np.arange(depth, dtype=np.float32)[:, None], -2)
 

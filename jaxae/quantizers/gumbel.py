@@ -1,17 +1,19 @@
 """Gumbel-softmax quantization: a code drawn from a categorical posterior, with the gradient of its relaxation."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxae import collectives
 from jaxae.distributions import categorical_kl
 from jaxae.quantizers.base import Codes, Quantized, Quantizer
-from jaxae.quantizers.codebook import check_codes
+from jaxae.quantizers.codebook import check_codes, row_noise, row_numbers
 from jaxae.quantizers.kmeans import kmeans
-from jaxae.quantizers.vector import lookup
+from jaxae.quantizers.vector import by_chunks, first_best, lookup
+
+_ROWS = 32  # vectors whose numbers are alive at once: noise is many arrays on the way, which should stay in cache
 
 
 def gumbel(codes: int, width: int, *, logits: str = "projection", temperature: float | Callable[..., float] = 1.0,
@@ -23,8 +25,9 @@ def gumbel(codes: int, width: int, *, logits: str = "projection", temperature: f
     logits, and of e_j to the codes. So the decoder's gradient moves encoder, codes and P, and no codebook loss is
     needed. loss = kl_weight KL(q || uniform), in nats for each position, mean over positions.
 
-    The logits [n ... K] are whole in memory, as their gradient needs them. A small T has less bias and more
-    variance: take a schedule, which is given the number of training batches so far (kept in `moving`).
+    Logits, noise and softmax are made for 32 to 128 vectors at a time, and again for the gradient, so that no array of
+    K numbers a vector is whole in memory. The noise is `row_noise`: 1 device draws what N devices draw. A small T has
+    less bias and more variance: take a schedule, which is given the number of training batches so far (in `moving`).
 
     Args:
       codes: K, at least 2.
@@ -73,7 +76,6 @@ def gumbel(codes: int, width: int, *, logits: str = "projection", temperature: f
         if z.shape[-1] != width:
             raise ValueError(f"the encoder gives vectors of width {z.shape[-1]}, the codebook holds width {width}: "
                              f"make them equal")
-        z = z.astype(jnp.float32)
         if logits == "projection":
             return jnp.dot(z, learned["kernel"], precision=lax.Precision.HIGHEST) + learned["bias"]
         table = learned["codes"]
@@ -81,16 +83,25 @@ def gumbel(codes: int, width: int, *, logits: str = "projection", temperature: f
         return 2.0 * jnp.dot(z, table.T, precision=lax.Precision.HIGHEST) - jnp.sum(table**2, axis=-1)
 
     def quantize(z, state, key, train):
-        scores, table = logits_of(z, state.learned), state.learned["codes"]
-        kl = categorical_kl(scores)
-        kl = jnp.mean(kl, axis=tuple(range(1, kl.ndim)))
-        noisy = scores + collectives.draw(jax.random.gumbel, key, scores.shape, axis_name) if train else scores
-        indices = jnp.argmax(noisy, axis=-1).astype(jnp.int32)
+        table = state.learned["codes"]
+        fixed, now = lax.stop_gradient(table), temperature(state.moving) if scheduled else temperature
+
+        @partial(jax.checkpoint, prevent_cse=False)  # the loop over chunks prevents it
+        def chunk(inputs):
+            """The code, sum_j soft_j e_j and the KL of each row; noise and softmax are made again for the gradient."""
+            rows, number = inputs
+            scores = logits_of(rows, state.learned)
+            if not train:
+                return first_best(scores), rows, categorical_kl(scores)
+            noisy = scores + row_noise(key, number, codes)
+            return first_best(noisy), jax.nn.softmax(noisy / now, axis=-1) @ fixed, categorical_kl(scores)
+
+        flat = z.reshape(-1, z.shape[-1]).astype(jnp.float32)
+        indices, mean, kl = by_chunks(chunk, (flat, row_numbers(flat.shape[0], axis_name)), codes, _ROWS)
+        indices, kl = indices.reshape(z.shape[:-1]), kl.reshape(z.shape[0], -1).mean(-1)
         z_q, moving = lookup(indices, table), state.moving
         if train:
-            now = temperature(moving) if scheduled else temperature
-            soft = jax.nn.softmax(noisy / now, axis=-1)
-            z_q = z_q + (soft - lax.stop_gradient(soft)) @ lax.stop_gradient(table)
+            z_q = z_q + (mean - lax.stop_gradient(mean)).reshape(z.shape)
             moving = moving + 1 if scheduled else moving
         return Quantized(z_q.astype(z.dtype), indices, kl_weight * kl, Codes(state.learned, moving), {"kl": kl})
 

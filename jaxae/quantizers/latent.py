@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxae.quantizers.base import Codes, Quantized, Quantizer
+from jaxae.quantizers.base import Codes, Quantized, Quantizer, check_indices
 from jaxae.quantizers.estimators import straight_through
 
 
@@ -63,7 +63,11 @@ def latent_quantize(z: Float[Array, "n *positions d"], values: Float[Array, "*e 
 
 
 def latent_lookup(indices: Int[Array, "*n d"], values: Float[Array, "*e k"]) -> Float[Array, "*n d"]:
-    """The values at the indices, v[j, index_j] or v[index_j]: `[... d]`; differentiable in the values."""
+    """The values at the indices, v[j, index_j] or v[index_j]: `[... d]`; differentiable in the values.
+
+    Raises ValueError for integers out of range, outside `jit`.
+    """
+    check_indices(indices, values.shape[-1])
     return values[indices] if values.ndim == 1 else values[jnp.arange(values.shape[0]), indices]
 
 

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxae import collectives
-from jaxae.quantizers.base import Codes, Quantized, Quantizer
+from jaxae.quantizers.base import Codes, Quantized, Quantizer, check_indices
 from jaxae.quantizers.estimators import straight_through
 
 _INDEX_BITS = 30  # of one int32 index whose number of values is an int32 too
@@ -41,8 +41,12 @@ def bits_to_indices(bits: Bool[Array, "*n b"], places: int = 1) -> Int[Array, ".
 
 
 def indices_to_bits(indices: Int[Array, "..."], bits: int, places: int = 1) -> Bool[Array, "..."]:
-    """The inverse of `bits_to_indices`: `[...]`, or `[... places]` for several places, to `[... bits]`."""
+    """The inverse of `bits_to_indices`: `[...]`, or `[... places]` for several places, to `[... bits]`.
+
+    Raises ValueError as it does, and for integers out of range, outside `jit`.
+    """
     width = _index_width(bits, places)
+    check_indices(indices, 2**width)
     indices = indices if places > 1 else indices[..., None]
     digits = (indices.astype(jnp.int32)[..., None] >> _shifts(width)) & 1
     return digits.reshape(*indices.shape[:-1], bits) == 1

@@ -1,13 +1,12 @@
 """SimVQ: a frozen random codebook under one learned linear map, so that all codes move together."""
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from jaxae.quantizers.base import Codes, Quantized, Quantizer
 from jaxae.quantizers.codebook import check_codes
 from jaxae.quantizers.estimators import estimator_of
-from jaxae.quantizers.vector import assign, nearest_code
+from jaxae.quantizers.vector import assign, lookup, nearest_code
 
 
 def simvq(codes: int, width: int, *, basis: int = 0, estimator: str = "straight_through", beta: float = 0.25
@@ -57,4 +56,4 @@ def simvq(codes: int, width: int, *, basis: int = 0, estimator: str = "straight_
                          {"commitment": found.commitment_loss, "codebook": found.codebook_loss})
 
     return Quantizer(width, codes, 1, init, quantize,
-                     lambda indices, state: jnp.take(state.moving, indices, axis=0) @ state.learned)
+                     lambda indices, state: lookup(indices, state.moving) @ state.learned)

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from jaxae import collectives
+from jaxae.quantizers.base import check_indices
 from jaxae.quantizers.estimators import straight_through
 
 _WHOLE = 2**24  # numbers that may be alive at once, 64 MB
@@ -51,36 +52,55 @@ def nearest_code(z: Float[Array, "*n d"], codebook: Float[Array, "k w"]) -> Int[
     codes = lax.stop_gradient(codebook).astype(jnp.float32)
     # |z - e|^2 up to |z|^2, which no comparison sees.
     offset = jnp.sum(codes**2, axis=-1)
-    weights = -2.0 * codes.T
+    weights = 2.0 * codes.T
 
     def search(rows):
-        distance = jnp.dot(rows, weights, precision=lax.Precision.HIGHEST) + offset
-        best = distance.min(axis=-1, keepdims=True)
-        # A vectorised pass over the columns; argmin is several times slower on CPU.
-        index = jnp.where(distance <= best, jnp.arange(k, dtype=jnp.int32), k).min(axis=-1)
-        return jnp.minimum(index, k - 1)  # a row of NaN matches nothing
+        return first_best(jnp.dot(rows, weights, precision=lax.Precision.HIGHEST) - offset)
 
     return by_chunks(search, flat, k).reshape(z.shape[:-1])
 
 
-def by_chunks(function: Callable[[Array], Array], rows: Float[Array, "n d"], k: int) -> Shaped[Array, " n"]:
-    """`function` over rows, a chunk at a time, where each row makes k numbers on the way to one.
+def by_chunks(function: Callable[[PyTree], PyTree], rows: PyTree, k: int, size: int = _ROWS) -> PyTree:
+    """`function` over rows, a chunk at a time, where each row makes k numbers on the way to few.
 
     Chunk j holds rows j, j + c, j + 2c, ... of c chunks: each spans all devices. Few rows of few numbers are one chunk.
+
+    Args:
+      function: rows to results, arrays `[r ...]` both, one by one.
+      rows: arrays `[n ...]`.
+      k: numbers that a row makes.
+      size: rows of a chunk, up to four times as many where that divides n.
+
+    Returns:
+      The results of all rows, `[n ...]`.
     """
-    n = rows.shape[0]
-    if n <= 4 * _ROWS and n * k <= _WHOLE:
+    n = jax.tree.leaves(rows)[0].shape[0]
+    if n <= 4 * size and n * k <= _WHOLE:
         return function(rows)
-    chunks = next((c for c in range(n // _ROWS, n // (4 * _ROWS), -1) if n % c == 0), 0)
+    chunks = next((c for c in range(n // size, n // (4 * size), -1) if n % c == 0), 0)
     if not chunks:
-        chunks = -(-n // _ROWS)
-        rows = jnp.pad(rows, ((0, -n % chunks), (0, 0)))
-    strided = rows.reshape(-1, chunks, rows.shape[-1]).swapaxes(0, 1)
-    return lax.map(function, strided).swapaxes(0, 1).reshape(-1)[:n]
+        chunks = -(-n // size)
+        rows = jax.tree.map(lambda x: jnp.pad(x, ((0, -n % chunks),) + ((0, 0),) * (x.ndim - 1)), rows)
+    strided = jax.tree.map(lambda x: x.reshape(-1, chunks, *x.shape[1:]).swapaxes(0, 1), rows)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:n], lax.map(function, strided))
+
+
+def first_best(score: Float[Array, "*n k"]) -> Int[Array, "*n"]:
+    """argmax over the last axis, ties to the lowest index; k - 1 where a score is NaN.
+
+    A vectorised pass over the columns: `jnp.argmax` is several times slower on CPU.
+    """
+    k = score.shape[-1]
+    index = jnp.where(score >= score.max(axis=-1, keepdims=True), jnp.arange(k, dtype=jnp.int32), k).min(axis=-1)
+    return jnp.minimum(index, k - 1)  # a row of NaN matches nothing
 
 
 def lookup(indices: Int[Array, "*n"], codebook: Float[Array, "k d"]) -> Float[Array, "*n d"]:
-    """Codes at the indices, e_k: `[...]` integers in [0, k) -> `[... d]`; differentiable in the codebook."""
+    """Codes at the indices, e_k: `[...]` integers in [0, k) -> `[... d]`; differentiable in the codebook.
+
+    Raises ValueError for integers out of range, outside `jit`.
+    """
+    check_indices(indices, codebook.shape[0])
     return codebook[indices]
 
 

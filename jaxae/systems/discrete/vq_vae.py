@@ -172,6 +172,9 @@ def parts_of(config: ConfigDict, example: PyTree, axis_name: str | None = None) 
     def decode(now, indices, key=None):
         """Of codes, or of vectors `[n *places width]` in their place."""
         vectors = jnp.issubdtype(indices.dtype, jnp.floating)
+        if not vectors and indices.shape[1:] != latent and model.quantizer != "multi_scale":
+            raise ValueError(f"this autoencoder has codes [n, {', '.join(map(str, latent))}], these are "
+                             f"{indices.shape}: decode them by the one that they or their prior come from")
         z_q = indices if vectors else quantizer.lookup(indices, state_of(*now))
         return observed.mean(now.params["decoder"], seen(z_q), jax.random.key(0) if key is None else key)
 
