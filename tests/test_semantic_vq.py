@@ -15,11 +15,13 @@ from jaxae.data.scenes import CLASSES, render, scenes, segment
 from jaxae.losses.hinge_gan import adaptive_gan_weight, hinge_discriminator_loss, hinge_generator_loss
 from jaxae.metrics.segmentation import confusion_matrix, mean_iou
 from jaxae.nn.patch import PatchGAN
+from jaxae.priors import Prior
 from jaxae.priors.transformer import transformer
 from jaxae.quantizers import Codes
 from jaxae.quantizers.ema import ema_codebook
 from jaxae.systems.base import Variables
 from jaxae.systems.discrete import semantic_vq
+from jaxae.systems.latent.larger import draw_for_maps
 from jaxae.train.config import base
 
 SHAPE = (4, 4, 3)
@@ -223,6 +225,55 @@ def test_prior_given_maps_refuses_to_be_without():
         prior.sample({}, key_of(0), 2)
     with pytest.raises(ValueError, match="prefix=2 must leave"):
         transformer((2, 2), 3, prefix=2, **TINY)
+
+
+# ------------------------------------------------------------------------------------------------------- larger maps
+
+
+def test_images_for_larger_maps_have_codes_by_the_prior_in_their_places_and_pixels_by_the_codes_around():
+    """The prior here is certain: the image's code is the map's, in the same place of the window, and one more."""
+    def certain(params, latents, label=None):
+        return jnp.broadcast_to(1e3 * jax.nn.one_hot((latents[:, :1] + 1) % 7, 7), (*latents.shape, 7))
+
+    system = system_of()
+    now, prior = state_of_plain(system), Prior(None, None, None, logits=certain)
+    semantic = jnp.array(np.random.default_rng(1).integers(0, 4, (2, 16, 16)))
+
+    @jax.jit
+    def run(now, semantic):
+        drawn = draw_for_maps(system, now, prior, {}, key_of(0), semantic, SHAPE)
+        own = system.encode(now, jnp.ones((2, 16, 16, 3)), semantic)
+        return drawn, own, system.decode(now, drawn.codes[:, :, 1:7, 1:7])
+
+    drawn, own, part = run(now, semantic)
+    assert drawn.images.shape == (2, 16, 16, 3) and drawn.codes.shape == (2, 2, 8, 8)
+    np.testing.assert_array_equal(drawn.codes[:, 0].reshape(2, -1), own[:, 0])
+    np.testing.assert_array_equal(drawn.codes[:, 1], (drawn.codes[:, 0] + 1) % 7)
+    assert len(np.unique(own[:, 0])) > 2
+    # Two codes from the part's border its pixels no longer feel it.
+    np.testing.assert_allclose(drawn.images[:, 6:10, 6:10], jnp.clip(part, 0.0, 1.0)[:, 4:8, 4:8], atol=1e-5)
+
+
+def state_of_plain(system):
+    state = jax.eval_shape(system.init, jax.random.key(0), batch_of())
+    codes = {part: ema_codebook(random_like(state.extra[part].codes, 1.0)) for part in semantic_vq.PARTS}
+    return Variables(random_like(state.params, 0.4), {"step": jnp.int32(0)} | codes)
+
+
+def test_vqgans_networks_attend_at_the_same_layers_whatever_the_size():
+    """By the size of the map attention would leave its layer for one that has no parameters for it."""
+    system = system_of(network="taming", channels=(4, 4), blocks=1, attention_sizes=(2,), z_channels=4)
+    now = state_of_plain(system)
+    assert "block1_0_attention" in now.params["image_decoder"] | now.params["image_encoder"]["body"]
+    decoder = now.params["image_decoder"]
+    output = decoder["block0_0_attention"]["attention"]
+    less = now._replace(params=now.params | {"image_decoder": decoder | {
+        "block0_0_attention": decoder["block0_0_attention"] | {"attention": jax.tree.map(jnp.zeros_like, output)}}})
+    codes = jnp.array(np.random.default_rng(0).integers(0, 5, (1, 2, 4, 6)))
+    x_hat, other = (jax.jit(system.decode)(v, codes) for v in (now, less))
+    assert x_hat.shape == (1, 8, 12, 3) and np.abs(x_hat - other).max() > 1e-3
+    semantic = jnp.zeros((1, 8, 12), jnp.int32)
+    assert jax.eval_shape(system.encode, now, jnp.zeros((1, 8, 12, 3)), semantic).shape == (1, 2, 24)
 
 
 # --------------------------------------------------------------------------------------------------------- the scenes

@@ -44,8 +44,10 @@ def nll(system: System, model: Variables, dataset: Dataset, key: jax.Array, conf
 
 
 def frechet(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
-    """Frechet and kernel distance of prior samples and of reconstructions to the test set, on digit features."""
-    features = metrics.digit_features()
+    """Frechet and kernel distance of prior samples and of reconstructions to the test set, on digit features; of images
+    of another size than digits, or in colour, on those of each colour (`metrics.colour_features`)."""
+    digits = dataset.test.spec["x"].shape == (28, 28, 1)
+    features = metrics.digit_features() if digits else metrics.colour_features()
 
     def described(batch):
         drawn = system.sample(model, batch["key"], batch["x"].shape[0])
