@@ -70,8 +70,8 @@ def get_config(arg: str = ""):
 
     def tiny(c):
         c.data.size = 16
-        c.model.update(dict(channels=(8, 8), blocks=1, hidden=8, codes=16, semantic_codes=8, width=8, gan_start=0,
-                            patch_channels=(8,), patch_strides=(2,)))
+        c.model.update(dict(channels=(8, 8), blocks=1, hidden=8, attention_sizes=(), codes=16, semantic_codes=8,
+                            width=8, gan_start=0, patch_channels=(8,), patch_strides=(2,)))
 
     return apply_variants(config, arg, dict(separate=separate, encoder=encoder, l1=l1, adversarial=adversarial,
                                             vqgan=vqgan, paper=paper(151, 300_000), paper_ade20k=paper(151, 300_000),

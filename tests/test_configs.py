@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxae import data, optim, systems
+from jaxae.systems.discrete import semantic_vq
 from jaxae.train import train
 from jaxae.train.config import ConfigError, check
 from jaxae.train.setup import example_of, open_data, open_run
@@ -319,11 +320,11 @@ def test_paper_scale_semantic_vq_has_maps_of_16x16_codes_of_the_datas_classes(ar
     config = get_config("semantic_vq", arg)
     check(config)
     assert config.data.source.startswith("pairs:") and config.data.classes == classes
-    batch = {"x": jax.ShapeDtypeStruct((16, 256, 256, 3), jnp.float32),
-             "semantic": jax.ShapeDtypeStruct((16, 256, 256), jnp.uint8)}
-    system = systems.build(config, batch)
-    params = jax.eval_shape(system.init, jax.random.key(0), batch).params
-    assert system.latent == ((2, 256), 1024, 1) and params["image_codes"].shape == (1024, 256)
+    nets = semantic_vq.coupled_vq(config.model, (256, 256, 3))
+    params = jax.eval_shape(nets.init, jax.random.key(0))
+    assert nets.places == (16, 16)
+    assert [(nets.quantizers[part].codes, nets.quantizers[part].width) for part in semantic_vq.PARTS] == 2 * [
+        (1024, 256)]
     assert params["semantic_encoder"]["body"]["in"]["kernel"].shape == (3, 3, classes, 128)  # VQGAN's networks
     assert params["semantic_decoder"]["out"]["kernel"].shape[-1] == classes
     seen = [params[f"{part}_decoder"]["from_codes"]["kernel"].shape[2] for part in ("image", "semantic")]

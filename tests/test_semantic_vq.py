@@ -13,7 +13,8 @@ from test_transformer import TINY, assert_follows, every_map, key_of, random_lik
 from jaxae import data, systems
 from jaxae.data.scenes import CLASSES, render, scenes, segment
 from jaxae.losses.hinge_gan import adaptive_gan_weight, hinge_discriminator_loss, hinge_generator_loss
-from jaxae.metrics.segmentation import confusion_matrix, mean_iou
+from jaxae.metrics.features import colour_features, digit_features
+from jaxae.metrics.segmentation import confusion_matrix, mean_iou, pixel_accuracy
 from jaxae.nn.patch import PatchGAN
 from jaxae.priors import Prior
 from jaxae.priors.transformer import transformer
@@ -21,6 +22,7 @@ from jaxae.quantizers import Codes
 from jaxae.quantizers.ema import ema_codebook
 from jaxae.systems.base import Variables
 from jaxae.systems.discrete import semantic_vq
+from jaxae.systems.image_error import image_error
 from jaxae.systems.latent.larger import draw_for_maps
 from jaxae.train.config import base
 
@@ -133,9 +135,29 @@ def test_agreement_of_maps_is_scikit_learns_and_void_counts_nowhere():
     np.testing.assert_array_equal(got[:4, :4], reference.confusion_matrix(y, y_hat))
     assert got.sum() == 300
     np.testing.assert_allclose(jax.jit(mean_iou)(got), reference.jaccard_score(y, y_hat, average="macro"), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(pixel_accuracy)(got), np.mean(y == y_hat), rtol=1e-6)
     void = jnp.where(jnp.arange(300) < 100, jnp.array([255, -1])[jnp.arange(300) % 2], jnp.array(y))
     np.testing.assert_array_equal(confusion_matrix(void, jnp.array(y_hat), 6)[:4, :4],
                                   reference.confusion_matrix(y[100:], y_hat[100:]))
+
+
+def test_features_of_colours_are_those_of_each_as_a_grey_image_and_so_is_their_distance():
+    x, y = (jnp.float32(np.random.default_rng(seed).random((2, 28, 28, 3))) for seed in range(2))
+    model = semantic_vq.defaults()
+    model.update(dict(perceptual=1.0, perceptual_features="digits_by_colour", error_weight=0.0))
+
+    @jax.jit
+    def run(x, y):
+        grey = [jnp.concatenate([a[..., i:i + 1] for i in range(3)]) for a in (x, y)]
+        distance = image_error(model, x.shape[1:])(x, y)[0]
+        model.perceptual_features = "digits"
+        apart = image_error(model, (28, 28, 1))(*grey)[0].reshape(3, 2).mean(0)
+        return ((colour_features()(x), jnp.concatenate(jnp.split(digit_features()(grey[0]), 3), -1)),
+                (distance, apart))
+
+    for found, want in run(x, y):
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
+        assert np.ptp(np.asarray(want)) > 0
 
 
 # ------------------------------------------------------------------------------------------------------ the adversary
