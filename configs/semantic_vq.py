@@ -69,7 +69,8 @@ def get_config(arg: str = ""):
         return change
 
     def tiny(c):
-        c.data.size = 16
+        c.data.update(dict(size=16, num_train=200, num_test=50))
+        c.evaluators = ("image_quality",)
         c.model.update(dict(channels=(8, 8), blocks=1, hidden=8, attention_sizes=(), codes=16, semantic_codes=8,
                             width=8, gan_start=0, patch_channels=(8,), patch_strides=(2,)))
 

@@ -54,7 +54,7 @@ def frechet(system: System, model: Variables, dataset: Dataset, key: jax.Array, 
         rebuilt = system.reconstruct(model, *inputs_of(system, batch))
         return {"test": features(batch["x"]), "reconstruction": features(rebuilt), "sample": features(drawn)}
 
-    rows = _over_test(jax.jit(described), dataset, key)
+    rows = {name: jnp.asarray(value) for name, value in _over_test(jax.jit(described), dataset, key).items()}
     found = {}
     for name in ("sample", "reconstruction"):
         found[f"frechet_{name}"] = metrics.frechet_distance(rows[name], rows["test"])
