@@ -56,7 +56,7 @@ def get_config(arg: str = ""):
         rate 4.5e-6 an example. The weights of VGG16 are yours to give: see jaxae.nn.vgg.read_vgg16. The number of
         updates is ours."""
         def change(c):
-            c.data.update(dict(source="pairs:data", size=256, classes=classes, ignore=255))
+            c.data.update(dict(source="pairs:data", size=256, classes=classes, ignore=255, augment=("flip",)))
             c.model.update(dict(
                 classes=classes, network="taming", channels=(128, 128, 256, 256, 512), blocks=2, attention_sizes=(16,),
                 z_channels=256, codes=1024, semantic_codes=1024, width=256, codebook="gradient", start="uniform",

@@ -331,6 +331,16 @@ def test_textures_differ_between_objects_of_one_class_and_are_not_in_the_map():
     np.testing.assert_array_equal(semantic[0, 12:20, 4:12], semantic[0, 12:20, 20:28])
 
 
+def test_an_image_is_mirrored_with_its_map():
+    dataset = data.load(dict(source="scenes", size=16, num_train=40, num_test=10, augment=("flip",)))
+    stored = dataset.train[:40]
+    batch = jax.jit(dataset.transform)(stored, key_of(0))
+    np.testing.assert_array_equal(segment(np.asarray(batch["x"])), batch["semantic"])
+    mirrored = np.any(batch["semantic"] != stored["semantic"], (1, 2))
+    assert 8 < mirrored.sum() < 32
+    np.testing.assert_array_equal(batch["semantic"][mirrored], stored["semantic"][mirrored][:, :, ::-1])
+
+
 def test_maps_of_ones_own_come_by_npz(tmp_path):
     arrays = scenes(16, 20, 5)[0].arrays()
     np.savez(tmp_path / "own.npz", x=arrays["x"], semantic=arrays["semantic"])
@@ -360,4 +370,4 @@ def test_data_without_maps_or_augmented_apart_from_them_are_refused():
     with pytest.raises(ValueError, match="data.source='scenes'"):
         systems.build(config, {"x": batch_of()["x"]})
     with pytest.raises(data.DataError, match="would move without its map"):
-        data.load(dict(source="scenes", size=16, num_train=10, num_test=10, augment=("flip",)))
+        data.load(dict(source="scenes", size=16, num_train=10, num_test=10, augment=("shift",)))

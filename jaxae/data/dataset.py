@@ -211,8 +211,8 @@ def _dataset(train: Source, test: Source, options: Mapping[str, Any], name: str)
     x = train.spec["x"]
     if augment and len(x.shape) != 3:
         raise DataError(f"augment={augment} needs images [n h w c], x is {['n', *x.shape]}: set augment=()")
-    if augment and "semantic" in train.spec:
-        raise DataError(f"augment={augment}: an image would move without its map `semantic`: set augment=()")
+    if set(augment) - set(transforms.WITH_MAPS) and "semantic" in train.spec:
+        raise DataError(f"augment={augment}: an image would move without its map `semantic`: set augment=() or 'flip'")
     if options["binarize"] != "none" and not _unit(train):
         raise DataError(f"binarize={options['binarize']!r} needs values in [0, 1], which {name!r} has not: "
                         "set binarize='none'")
