@@ -53,7 +53,7 @@ def report() -> None:
     shape, dataset = coder.dataset.test.spec["x"].shape, coder.dataset
     if options.times > 1:
         config = coder.config.data.copy_and_resolve_references()
-        config.size = shape[0] * options.times
+        config.size, config.num_train = shape[0] * options.times, 2  # no training here
         dataset = data.load(config)
     count, classes = min(options.images, len(dataset.test)), coder.config.model.classes
     batch = dataset.test_transform(dataset.test[np.arange(count)], jax.random.key(options.seed))
