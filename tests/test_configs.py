@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxae import data, optim, systems
+from jaxae.systems.discrete import semantic_vq
 from jaxae.train import train
 from jaxae.train.config import ConfigError, check
 from jaxae.train.setup import example_of, open_data, open_run
@@ -314,17 +315,23 @@ def test_paper_scale_coupled_vae_solves_anew_each_epoch_from_a_map_of_4x4(arg, s
     assert config.model.ascent_rate * examples == pytest.approx(1000, rel=0.01)
 
 
-def test_paper_scale_semantic_vq_has_maps_of_16x16_codes_and_a_transformer_of_300_million():
-    config = get_config("semantic_vq", "paper")
+@pytest.mark.parametrize("arg, classes", [("paper_ade20k", 151), ("paper_cityscapes", 34), ("paper_coco", 183)])
+def test_paper_scale_semantic_vq_has_maps_of_16x16_codes_of_the_datas_classes(arg, classes):
+    config = get_config("semantic_vq", arg)
     check(config)
-    batch = {"x": jax.ShapeDtypeStruct((16, 256, 256, 3), jnp.float32),
-             "semantic": jax.ShapeDtypeStruct((16, 256, 256), jnp.uint8)}
-    system = systems.build(config, batch)
-    params = jax.eval_shape(system.init, jax.random.key(0), batch).params
-    assert system.latent == ((2, 256), 1024, 1) and params["image_codes"].shape == (1024, 256)
-    assert params["semantic_encoder"]["body"]["in"]["kernel"].shape == (3, 3, 151, 128)  # VQGAN's networks
+    assert config.data.source.startswith("pairs:") and config.data.classes == classes
+    nets = semantic_vq.coupled_vq(config.model, (256, 256, 3))
+    params = jax.eval_shape(nets.init, jax.random.key(0))
+    assert nets.places == (16, 16)
+    assert [(nets.quantizers[part].codes, nets.quantizers[part].width) for part in semantic_vq.PARTS] == 2 * [
+        (1024, 256)]
+    assert params["semantic_encoder"]["body"]["in"]["kernel"].shape == (3, 3, classes, 128)  # VQGAN's networks
+    assert params["semantic_decoder"]["out"]["kernel"].shape[-1] == classes
     seen = [params[f"{part}_decoder"]["from_codes"]["kernel"].shape[2] for part in ("image", "semantic")]
     assert seen == [512, 256]  # the image's decoder sees both
+
+
+def test_paper_scale_transformer_of_semantic_maps_has_300_million():
     config = get_config("prior", "paper_semantic")
     config.model.update(dict(codes=1024, prefix=1))
     latents = {"x": jax.ShapeDtypeStruct((16, 2, 256), jnp.int32)}

@@ -13,13 +13,17 @@ from test_transformer import TINY, assert_follows, every_map, key_of, random_lik
 from jaxae import data, systems
 from jaxae.data.scenes import CLASSES, render, scenes, segment
 from jaxae.losses.hinge_gan import adaptive_gan_weight, hinge_discriminator_loss, hinge_generator_loss
-from jaxae.metrics.segmentation import confusion_matrix, mean_iou
+from jaxae.metrics.features import colour_features, digit_features
+from jaxae.metrics.segmentation import confusion_matrix, mean_iou, pixel_accuracy
 from jaxae.nn.patch import PatchGAN
+from jaxae.priors import Prior
 from jaxae.priors.transformer import transformer
 from jaxae.quantizers import Codes
 from jaxae.quantizers.ema import ema_codebook
 from jaxae.systems.base import Variables
 from jaxae.systems.discrete import semantic_vq
+from jaxae.systems.image_error import image_error
+from jaxae.systems.latent.larger import draw_for_maps
 from jaxae.train.config import base
 
 SHAPE = (4, 4, 3)
@@ -131,9 +135,29 @@ def test_agreement_of_maps_is_scikit_learns_and_void_counts_nowhere():
     np.testing.assert_array_equal(got[:4, :4], reference.confusion_matrix(y, y_hat))
     assert got.sum() == 300
     np.testing.assert_allclose(jax.jit(mean_iou)(got), reference.jaccard_score(y, y_hat, average="macro"), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(pixel_accuracy)(got), np.mean(y == y_hat), rtol=1e-6)
     void = jnp.where(jnp.arange(300) < 100, jnp.array([255, -1])[jnp.arange(300) % 2], jnp.array(y))
     np.testing.assert_array_equal(confusion_matrix(void, jnp.array(y_hat), 6)[:4, :4],
                                   reference.confusion_matrix(y[100:], y_hat[100:]))
+
+
+def test_features_of_colours_are_those_of_each_as_a_grey_image_and_so_is_their_distance():
+    x, y = (jnp.float32(np.random.default_rng(seed).random((2, 28, 28, 3))) for seed in range(2))
+    model = semantic_vq.defaults()
+    model.update(dict(perceptual=1.0, perceptual_features="digits_by_colour", error_weight=0.0))
+
+    @jax.jit
+    def run(x, y):
+        grey = [jnp.concatenate([a[..., i:i + 1] for i in range(3)]) for a in (x, y)]
+        distance = image_error(model, x.shape[1:])(x, y)[0]
+        model.perceptual_features = "digits"
+        apart = image_error(model, (28, 28, 1))(*grey)[0].reshape(3, 2).mean(0)
+        return ((colour_features()(x), jnp.concatenate(jnp.split(digit_features()(grey[0]), 3), -1)),
+                (distance, apart))
+
+    for found, want in run(x, y):
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
+        assert np.ptp(np.asarray(want)) > 0
 
 
 # ------------------------------------------------------------------------------------------------------ the adversary
@@ -225,6 +249,55 @@ def test_prior_given_maps_refuses_to_be_without():
         transformer((2, 2), 3, prefix=2, **TINY)
 
 
+# ------------------------------------------------------------------------------------------------------- larger maps
+
+
+def test_images_for_larger_maps_have_codes_by_the_prior_in_their_places_and_pixels_by_the_codes_around():
+    """The prior here is certain: the image's code is the map's, in the same place of the window, and one more."""
+    def certain(params, latents, label=None):
+        return jnp.broadcast_to(1e3 * jax.nn.one_hot((latents[:, :1] + 1) % 7, 7), (*latents.shape, 7))
+
+    system = system_of()
+    now, prior = state_of_plain(system), Prior(None, None, None, logits=certain)
+    semantic = jnp.array(np.random.default_rng(1).integers(0, 4, (2, 16, 16)))
+
+    @jax.jit
+    def run(now, semantic):
+        drawn = draw_for_maps(system, now, prior, {}, key_of(0), semantic, SHAPE)
+        own = system.encode(now, jnp.ones((2, 16, 16, 3)), semantic)
+        return drawn, own, system.decode(now, drawn.codes[:, :, 1:7, 1:7])
+
+    drawn, own, part = run(now, semantic)
+    assert drawn.images.shape == (2, 16, 16, 3) and drawn.codes.shape == (2, 2, 8, 8)
+    np.testing.assert_array_equal(drawn.codes[:, 0].reshape(2, -1), own[:, 0])
+    np.testing.assert_array_equal(drawn.codes[:, 1], (drawn.codes[:, 0] + 1) % 7)
+    assert len(np.unique(own[:, 0])) > 2
+    # Two codes from the part's border its pixels no longer feel it.
+    np.testing.assert_allclose(drawn.images[:, 6:10, 6:10], jnp.clip(part, 0.0, 1.0)[:, 4:8, 4:8], atol=1e-5)
+
+
+def state_of_plain(system):
+    state = jax.eval_shape(system.init, jax.random.key(0), batch_of())
+    codes = {part: ema_codebook(random_like(state.extra[part].codes, 1.0)) for part in semantic_vq.PARTS}
+    return Variables(random_like(state.params, 0.4), {"step": jnp.int32(0)} | codes)
+
+
+def test_vqgans_networks_attend_at_the_same_layers_whatever_the_size():
+    """By the size of the map attention would leave its layer for one that has no parameters for it."""
+    system = system_of(network="taming", channels=(4, 4), blocks=1, attention_sizes=(2,), z_channels=4)
+    now = state_of_plain(system)
+    assert "block1_0_attention" in now.params["image_decoder"] | now.params["image_encoder"]["body"]
+    decoder = now.params["image_decoder"]
+    output = decoder["block0_0_attention"]["attention"]
+    less = now._replace(params=now.params | {"image_decoder": decoder | {
+        "block0_0_attention": decoder["block0_0_attention"] | {"attention": jax.tree.map(jnp.zeros_like, output)}}})
+    codes = jnp.array(np.random.default_rng(0).integers(0, 5, (1, 2, 4, 6)))
+    x_hat, other = (jax.jit(system.decode)(v, codes) for v in (now, less))
+    assert x_hat.shape == (1, 8, 12, 3) and np.abs(x_hat - other).max() > 1e-3
+    semantic = jnp.zeros((1, 8, 12), jnp.int32)
+    assert jax.eval_shape(system.encode, now, jnp.zeros((1, 8, 12, 3)), semantic).shape == (1, 2, 24)
+
+
 # --------------------------------------------------------------------------------------------------------- the scenes
 
 
@@ -258,6 +331,16 @@ def test_textures_differ_between_objects_of_one_class_and_are_not_in_the_map():
     np.testing.assert_array_equal(semantic[0, 12:20, 4:12], semantic[0, 12:20, 20:28])
 
 
+def test_an_image_is_mirrored_with_its_map():
+    dataset = data.load(dict(source="scenes", size=16, num_train=40, num_test=10, augment=("flip",)))
+    stored = dataset.train[:40]
+    batch = jax.jit(dataset.transform)(stored, key_of(0))
+    np.testing.assert_array_equal(segment(np.asarray(batch["x"])), batch["semantic"])
+    mirrored = np.any(batch["semantic"] != stored["semantic"], (1, 2))
+    assert 8 < mirrored.sum() < 32
+    np.testing.assert_array_equal(batch["semantic"][mirrored], stored["semantic"][mirrored][:, :, ::-1])
+
+
 def test_maps_of_ones_own_come_by_npz(tmp_path):
     arrays = scenes(16, 20, 5)[0].arrays()
     np.savez(tmp_path / "own.npz", x=arrays["x"], semantic=arrays["semantic"])
@@ -287,4 +370,4 @@ def test_data_without_maps_or_augmented_apart_from_them_are_refused():
     with pytest.raises(ValueError, match="data.source='scenes'"):
         systems.build(config, {"x": batch_of()["x"]})
     with pytest.raises(data.DataError, match="would move without its map"):
-        data.load(dict(source="scenes", size=16, num_train=10, num_test=10, augment=("flip",)))
+        data.load(dict(source="scenes", size=16, num_train=10, num_test=10, augment=("shift",)))

@@ -17,6 +17,7 @@ from jaxae.data.digits import digits, sklearn_digits
 from jaxae.data.files import folder, npz, split_arrays
 from jaxae.data.gaussians import gaussians
 from jaxae.data.influence import influence
+from jaxae.data.pairs import pairs
 from jaxae.data.paraphrases import paraphrases
 from jaxae.data.photographs import photographs
 from jaxae.data.planted_pairs import planted_pairs
@@ -29,7 +30,7 @@ from jaxae.data.tfds import tfds
 
 # Every option with its default, which leaves the choice to the source. The sources' docstrings say the rest.
 DEFAULTS: dict[str, Any] = {
-    "source": "digits",          # of SOURCES, or 'tfds:NAME', 'npz:PATH', 'folder:PATH', 'activations:PATH'
+    "source": "digits",          # of SOURCES, or 'tfds:NAME', 'npz:', 'folder:', 'pairs:' or 'activations:PATH'
     "binarize": "none",          # 'none', 'static' (one draw per example for ever), 'dynamic' (one per step)
     "levels": 0,                 # grey levels, or of each colour, to which images are rounded; 0: as they are
     "augment": (),               # names of transforms.AUGMENT: 'flip', 'shift', 'crop'; training only
@@ -43,6 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "test_fraction": 0.1,        # where a source has no test split of its own
     "train_split": "train", "test_split": "test", "data_dir": "",      # tfds
     "x": "", "label": "", "test_x": "", "test_label": "",             # names of arrays (npz), features (tfds)
+    "classes": 0, "ignore": 255,                                       # pairs: images with semantic maps
     "components": 8, "dim": 2, "layout": "circle", "radius": 2.0, "std": 0.1,   # gaussians
     "factor_sizes": (),                                                # sprites
     "vocabulary": "", "words": 0, "length": 0, "per_cluster": 5, "template_dropout": 0.3,   # paralex, qqp
@@ -63,7 +65,7 @@ SOURCES: dict[str, Callable[..., tuple[Source, Source]]] = {
     "feature_tree": feature_tree, "influence": influence, "planted_pairs": planted_pairs, "collages": collages,
 }
 _SCHEMES: dict[str, Callable[..., tuple[Source, Source]]] = {
-    "tfds": tfds, "npz": npz, "folder": folder, "activations": activations,
+    "tfds": tfds, "npz": npz, "folder": folder, "pairs": pairs, "activations": activations,
     "paralex": paralex, "qqp": qqp,
 }
 _COMMON = ("source", "binarize", "levels", "augment", "num_train", "num_test", "seed", "resident_bytes")
@@ -192,8 +194,8 @@ def _builder(source: str) -> tuple[Callable[..., tuple[Source, Source]], dict[st
         return SOURCES[source], {}
     near = difflib.get_close_matches(source, SOURCES, 1)
     raise DataError(f"unknown data source {source!r}" + (f", did you mean {near[0]!r}?" if near else
-                    f": use one of {', '.join(SOURCES)}, activations:PATH, paralex:PATH, qqp:PATH, tfds:NAME, npz:PATH "
-                    "or folder:PATH"))
+                    f": use one of {', '.join(SOURCES)}, activations:PATH, paralex:PATH, qqp:PATH, pairs:PATH, "
+                    "tfds:NAME, npz:PATH or folder:PATH"))
 
 
 def _dataset(train: Source, test: Source, options: Mapping[str, Any], name: str) -> Dataset:
@@ -209,8 +211,8 @@ def _dataset(train: Source, test: Source, options: Mapping[str, Any], name: str)
     x = train.spec["x"]
     if augment and len(x.shape) != 3:
         raise DataError(f"augment={augment} needs images [n h w c], x is {['n', *x.shape]}: set augment=()")
-    if augment and "semantic" in train.spec:
-        raise DataError(f"augment={augment}: an image would move without its map `semantic`: set augment=()")
+    if set(augment) - set(transforms.WITH_MAPS) and "semantic" in train.spec:
+        raise DataError(f"augment={augment}: an image would move without its map `semantic`: set augment=() or 'flip'")
     if options["binarize"] != "none" and not _unit(train):
         raise DataError(f"binarize={options['binarize']!r} needs values in [0, 1], which {name!r} has not: "
                         "set binarize='none'")

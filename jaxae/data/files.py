@@ -26,7 +26,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 def split_arrays(arrays: dict[str, np.ndarray], test_fraction: float, seed: int,
                  info: dict[str, Any] | None = None) -> tuple[ArraySource, ArraySource]:
     """Shuffles by seed and splits off a test part, of at least one example when test_fraction is above 0."""
-    order, at = _split(len(arrays["x"]), test_fraction, seed)
+    order, at = split_order(len(arrays["x"]), test_fraction, seed)
     train, test = ({name: a[ids] for name, a in arrays.items()} for ids in (order[at:], order[:at]))
     return ArraySource(train, info), ArraySource(test, info)
 
@@ -129,16 +129,16 @@ def folder(path: str, size: int = 0, channels: int = 0, test_fraction: float = 0
     if not root.is_dir():
         raise DataError(f"no folder at {root}: give the path as folder:PATH")
     if (root / "train").is_dir() and (root / "test").is_dir():
-        parts = [_images(root / "train"), _images(root / "test")]
+        parts = [image_files(root / "train"), image_files(root / "test")]
         roots = [root / "train", root / "test"]
     else:
-        files = _images(root)
-        order, at = _split(len(files), test_fraction, seed)
+        files = image_files(root)
+        order, at = split_order(len(files), test_fraction, seed)
         parts, roots = [[files[i] for i in order[at:]], [files[i] for i in order[:at]]], [root, root]
     classes = {p.relative_to(r).parts[0] if len(p.relative_to(r).parts) > 1 else ""
                for files, r in zip(parts, roots, strict=True) for p in files}
     names = () if "" in classes else tuple(sorted(classes))
-    shape = _common_shape([p for files in parts for p in files], size, channels)
+    shape = common_shape([p for files in parts for p in files], size, channels)
     return tuple(_folder_source(files, r, names, shape, size) for files, r in zip(parts, roots, strict=True))
 
 
@@ -165,31 +165,34 @@ def _plain(arrays: Any, name: str) -> np.ndarray | None:
         raise
 
 
-def _split(n: int, test_fraction: float, seed: int) -> tuple[np.ndarray, int]:
+def split_order(n: int, test_fraction: float, seed: int) -> tuple[np.ndarray, int]:
+    """A random order of n examples, and how many of its first ones are the test split."""
     if not 0 <= test_fraction < 1:
         raise DataError(f"test_fraction must be at least 0 and below 1, got {test_fraction}")
     at = min(max(round(test_fraction * n), 1 if test_fraction else 0), max(n - 1, 0))
     return np.random.default_rng(seed).permutation(n), at
 
 
-def _images(root: Path) -> list[Path]:
+def image_files(root: Path) -> list[Path]:
+    """PNG and JPEG files below a folder, sorted; a DataError where there are none."""
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
     if not files:
         raise DataError(f"no {', '.join(_SUFFIXES)} files below {root}")
     return files
 
 
-def _common_shape(files: list[Path], size: int, channels: int) -> tuple[int, int, int]:
+def common_shape(files: list[Path], size: int, channels: int) -> tuple[int, int, int]:
+    """`(h, w, channels)` of images as they will be read; a DataError where size=0 and they differ."""
     from PIL import Image
 
     if not channels:
-        with _decoded(files[0], Image.open) as first:
+        with decoded(files[0], Image.open) as first:
             channels = 1 if first.mode in ("1", "L", "I;16") else 3
     if size:
         return size, size, channels
     shapes: dict[tuple[int, int], Path] = {}
     for file in sorted(files):
-        with _decoded(file, Image.open) as image:   # reads the header only
+        with decoded(file, Image.open) as image:   # reads the header only
             shapes.setdefault(image.size, file)
         if len(shapes) > 1:
             (a, first), (b, other) = shapes.items()
@@ -210,7 +213,7 @@ def _folder_source(files: list[Path], root: Path, names: tuple[str, ...], shape:
             return fit(image, size, shape[-1])
 
     def read(positions: np.ndarray) -> dict[str, np.ndarray]:
-        batch = {"x": np.stack([_decoded(files[i], load) for i in positions])}
+        batch = {"x": np.stack([decoded(files[i], load) for i in positions])}
         return {**batch, "label": label[positions]} if names else batch
 
     spec = {"x": ShapeDtypeStruct(shape, np.uint8)}
@@ -220,7 +223,8 @@ def _folder_source(files: list[Path], root: Path, names: tuple[str, ...], shape:
     return LazySource(read, len(files), spec, info)
 
 
-def _decoded(file: Path, load: Any) -> Any:
+def decoded(file: Path, load: Any) -> Any:
+    """`load(file)`, with a DataError for a damaged file."""
     try:
         return load(file)
     except (OSError, SyntaxError, ValueError) as e:   # Pillow raises all three for damaged files

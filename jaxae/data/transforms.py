@@ -24,7 +24,7 @@ def to_unit(x: Shaped[Array, "n ..."]) -> Shaped[Array, "n ..."]:
     return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
-def flip(x: Float[Array, "n h w c"], key: Array, axis_name: str | None = None) -> Float[Array, "n h w c"]:
+def flip(x: Shaped[Array, "n h w c"], key: Array, axis_name: str | None = None) -> Shaped[Array, "n h w c"]:
     """Mirrors each image left to right with probability 1/2."""
     chosen = collectives.draw(jax.random.uniform, key, (x.shape[0],), axis_name) < 0.5
     return jnp.where(chosen[:, None, None, None], x[:, :, ::-1], x)
@@ -81,6 +81,7 @@ def random_crop(x: Float[Array, "n h w c"], key: Array, axis_name: str | None = 
 
 
 AUGMENT: dict[str, Callable[..., Array]] = {"flip": flip, "shift": random_shift, "crop": random_crop}
+WITH_MAPS = ("flip",)   # those that move a semantic map as its image: they mix no pixels and bring none in
 
 
 def binarize(x: Float[Array, "n ..."], key: Array, axis_name: str | None = None) -> Float[Array, "n ..."]:
@@ -176,6 +177,9 @@ def make(augment: Sequence[str] = (), binarize: str = "none", static_key: Array 
             key, *keys = jax.random.split(key, 1 + len(augment))
             for name, k in zip(augment, keys, strict=True):
                 x = AUGMENT[name](x, k, axis_name)
+                if "semantic" in batch:  # the same key moves the map as its image
+                    maps = jnp.asarray(batch["semantic"])[..., None]
+                    batch = batch | {"semantic": AUGMENT[name](maps, k, axis_name)[..., 0]}
         if binarize == "dynamic":
             x = _dynamic(x, key, axis_name)
         elif binarize == "static":

@@ -67,7 +67,7 @@ from jaxae.metrics.disentanglement import (
     sap,
     sap_continuous,
 )
-from jaxae.metrics.features import digit_accuracy, digit_features, digit_logits, digit_maps
+from jaxae.metrics.features import colour_features, digit_accuracy, digit_features, digit_logits, digit_maps
 from jaxae.metrics.frechet import (
     Moments,
     frechet_distance,
@@ -98,7 +98,7 @@ from jaxae.metrics.probe import linear_probe
 from jaxae.metrics.retrieval import retrieval_accuracy
 from jaxae.metrics.scaling_laws import ScalingLaw, Zipf, fit_scaling_law, fit_zipf, zipf_quotas
 from jaxae.metrics.seed_alignment import Alignment, align, counterparts, union_growth
-from jaxae.metrics.segmentation import confusion_matrix, mean_iou
+from jaxae.metrics.segmentation import confusion_matrix, mean_iou, pixel_accuracy
 from jaxae.metrics.sparse_codes import (
     CodeStatistics,
     CodeSummary,
@@ -127,7 +127,8 @@ __all__ = [
     "ProbeLoss", "ScalingLaw", "Selection", "Zipf", "ablation_sparsity", "activation_model", "active_units",
     "aggregate_logdet", "align", "alive_fraction", "babel", "babel_coactive", "beta_vae_score", "bits_per_dim",
     "bleu", "bleu_counts", "bleu_of_counts", "box_counting_dimension", "cknna", "class_mismatch",
-    "cluster_accuracy", "code_correlation", "code_counts", "coherence", "confusion_matrix", "connectivity",
+    "cluster_accuracy", "code_correlation", "code_counts", "coherence", "colour_features", "confusion_matrix",
+    "connectivity",
     "consistency_by_frequency", "cooccurrence_tree", "counterparts", "cross_seed_consistency",
     "cumulative_coverage", "dci", "dci_scores", "decoder_bits", "decompose_error", "delta_for_mse", "dense_bits",
     "density", "density_histogram", "dictionary_stability", "digit_accuracy", "digit_features", "digit_logits",
@@ -140,6 +141,7 @@ __all__ = [
     "mean_max_cosine", "merge_code_statistics", "merge_moments", "mig", "modularity", "mse", "mutual_information",
     "mutual_information_matrix", "naive_bits", "name_latents", "negative_interference", "nmi_matrix",
     "normalised_mse", "onehot_bits", "ood_score", "per_token_scaling", "permutation_psnr", "perplexity",
+    "pixel_accuracy",
     "plausibility", "precision_recall", "probe_loss", "psnr", "pw_mcc", "quantize_codes", "r2",
     "retrieval_accuracy", "sap", "sap_continuous", "soft_identifiability", "spark_lower_bound", "spike_bits",
     "splitting_gain", "ssim", "stable_rank", "summarize_codes", "support_changes", "token_accuracy",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -34,6 +35,29 @@ def digit_features(path: str | Path = WEIGHTS) -> Callable[[Float[Array, "n h w 
       ValueError: when called on images of another size.
     """
     return lambda x: _classified(x, path).features
+
+
+def colour_features(path: str | Path = WEIGHTS) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n d"]]:
+    """A function from images of any size and colours, in [0, 1], to `digit_features` of each colour by itself, side by
+    side: `[n c*d]`. Images are resized to 28x28, linearly and antialiased.
+
+    The classifier has seen no such images: its features are a fixed set of responses to strokes and edges. Distances
+    in this space are comparable with each other for one kind of images, and with nothing published.
+
+    Args:
+      path: weights that `experiments/export_features.py` wrote; those of the package by default.
+
+    >>> colour_features()(jnp.ones((2, 16, 20, 3))).shape
+    (2, 192)
+    """
+    def features(x):
+        n, c = x.shape[0], x.shape[-1]
+        grey = jnp.moveaxis(jnp.asarray(x, jnp.float32), -1, 1).reshape(n * c, *x.shape[1:3], 1)
+        if x.shape[1:3] != (28, 28):
+            grey = jax.image.resize(grey, (n * c, 28, 28, 1), "linear")
+        return _classified(grey, path).features.reshape(n, -1)
+
+    return features
 
 
 def digit_logits(path: str | Path = WEIGHTS) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n k"]]:

@@ -37,3 +37,19 @@ def mean_iou(confusion: Real[Array, "*b k k"]) -> Float[Array, "*b"]:
     both = jnp.diagonal(counts, axis1=-2, axis2=-1)
     either = counts.sum(-1) + counts.sum(-2) - both
     return jnp.where(either > 0, both / jnp.maximum(either, 1.0), 0.0).sum(-1) / (either > 0).sum(-1)
+
+
+def pixel_accuracy(confusion: Real[Array, "*b k k"]) -> Float[Array, "*b"]:
+    """Share of the counted pixels whose classes agree.
+
+    Args:
+      confusion: counts as of `confusion_matrix`.
+
+    Returns:
+      In [0, 1]; NaN where nothing was counted.
+
+    >>> float(pixel_accuracy(jnp.array([[3, 1], [0, 4]])))
+    0.875
+    """
+    counts = confusion.astype(jnp.float32)
+    return jnp.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))

@@ -67,6 +67,8 @@ class TamingEncoder(nn.Module):
       out: channels of the feature map: the width of a code.
       blocks: residual blocks at each resolution.
       attention_sizes: heights of the maps that attend.
+      height: of the images for which `attention_sizes` are meant; 0 for those that come. With it larger images are
+        encoded by the same layers.
       z_channels: between the network and the 1x1 convolution; 0 for as many as `out`.
       dtype: of the computation; None keeps the input's. Parameters are float32.
 
@@ -82,15 +84,17 @@ class TamingEncoder(nn.Module):
     attention_sizes: Sequence[int] = ()
     z_channels: int = 0
     dtype: Dtype | None = None
+    height: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b oh ow o"]:
         check_divisible(x.shape[1:3], 2 ** (len(self.channels) - 1))
+        height = self.height or x.shape[1]
         x = Conv(self.channels[0], 3, dtype=self.dtype, name="in")(x)
         for i, width in enumerate(self.channels):
             if i:  # of an even side 'SAME' pads one row and one column, at the end
                 x = Conv(x.shape[-1], 3, 2, dtype=self.dtype, name=f"halve{i}")(x)
-            x = _stack(self, x, width, self.blocks, f"block{i}")
+            x = _stack(self, x, width, self.blocks, f"block{i}", height // 2**i)
         x = _activate(_middle(self, x), "norm", self.dtype)
         x = Conv(self.z_channels or self.out, 3, dtype=self.dtype, name="out")(x)
         return Conv(self.out, 1, dtype=self.dtype, name="to_codes")(x)
@@ -106,7 +110,7 @@ class TamingDecoder(nn.Module):
     Attributes:
       channels: at each resolution, the lowest first: `TamingEncoder`'s in reverse.
       out: channels of the image, or parameters per pixel.
-      blocks, attention_sizes, dtype: as in `TamingEncoder`.
+      blocks, attention_sizes, height, dtype: as in `TamingEncoder`.
       z_channels: between the 1x1 convolution and the network; 0 for as many as there come in.
 
     Reference: Esser, Rombach, Ommer, 2021, arXiv 2012.09841.
@@ -118,9 +122,11 @@ class TamingDecoder(nn.Module):
     attention_sizes: Sequence[int] = ()
     z_channels: int = 0
     dtype: Dtype | None = None
+    height: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b oh ow o"]:
+        height = self.height or x.shape[1] * 2 ** (len(self.channels) - 1)
         x = Conv(self.z_channels or x.shape[-1], 1, dtype=self.dtype, name="from_codes")(x)
         x = Conv(self.channels[0], 3, dtype=self.dtype, name="in")(x)
         x = _middle(self, x)
@@ -128,15 +134,15 @@ class TamingDecoder(nn.Module):
             if i:
                 x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
                 x = Conv(x.shape[-1], 3, dtype=self.dtype, name=f"double{i}")(x)
-            x = _stack(self, x, width, self.blocks + 1, f"block{i}")
+            x = _stack(self, x, width, self.blocks + 1, f"block{i}", height // 2 ** (len(self.channels) - 1 - i))
         return Conv(self.out, 3, dtype=self.dtype, name="out")(_activate(x, "norm", self.dtype))
 
 
-def _stack(net, x, width, blocks, name):
-    """The residual blocks of one resolution."""
+def _stack(net, x, width, blocks, name, height):
+    """The residual blocks of one resolution, at which maps of the trained size have this height."""
     for j in range(blocks):
         x = TamingBlock(width, net.dtype, name=f"{name}_{j}")(x)
-        if x.shape[1] in tuple(net.attention_sizes):
+        if height in tuple(net.attention_sizes):
             x = MapAttention(net.dtype, name=f"{name}_{j}_attention")(x)
     return x
 

@@ -25,6 +25,7 @@ from jaxae.priors.masked_autoregressive import masked_autoregressive
 from jaxae.priors.masked_continuous import masked_continuous
 from jaxae.priors.next_scale import next_scale
 from jaxae.priors.simple import circle_of_gaussians, hypersphere, ring, standard_normal, uniform
+from jaxae.priors.sliding_window import sample_windows, window_logits
 from jaxae.priors.tokens import Head, diffusion_head
 from jaxae.priors.transformer import transformer
 
@@ -33,5 +34,5 @@ __all__ = [
     "autoregressive", "axial", "causal_continuous", "circle_of_gaussians", "cluster_codebook", "coarse_to_fine",
     "diagonal_mixture", "diagonal_mixture_log_prob", "diagonal_mixture_sample", "diffusion", "diffusion_head", "em",
     "flow", "gaussian_mixture", "hypersphere", "masked", "masked_autoregressive", "masked_continuous", "next_scale",
-    "random_within_cluster", "ring", "standard_normal", "transformer", "uniform",
+    "random_within_cluster", "ring", "sample_windows", "standard_normal", "transformer", "uniform", "window_logits",
 ]

@@ -122,6 +122,12 @@ def autoregressive(
         out = net.apply({"params": params}, codes, label, key is None, rngs=rngs)
         return head.log_prob(out, codes).sum((1, 2))
 
+    def logits(params: PyTree, latents: Int[Array, "n ..."], label: Int[Array, " n"] | None = None
+               ) -> Float[Array, "n ..."]:
+        check_label(label, latents.shape[0])
+        out = net.apply({"params": params}, as_maps(latents), label)
+        return head.logits(out).reshape(*latents.shape, num_codes)
+
     @partial(jax.jit, static_argnums=2)
     def draw(params: PyTree, key: Array, n: int, label: Array | None, temperature: Array, given: Array,
              rows: Array) -> Array:
@@ -142,4 +148,4 @@ def autoregressive(
         check_label(label, n)
         return draw(params, key, n, label, jnp.asarray(temperature, jnp.float32), *beginning(given, n, shape))
 
-    return Prior(init, log_prob, sample)
+    return Prior(init, log_prob, sample, logits=logits)

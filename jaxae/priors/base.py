@@ -23,6 +23,8 @@ class Prior(NamedTuple):
       steps: `(params, n, label=None) -> (cache, step)`, where the prior goes code by code in raster order:
         `step(code [n], cache) -> (logits [n K], cache)` reads the code before and gives the next one's distribution;
         what it reads first is ignored. Every array of the cache has a row for each of the n sequences, scalars aside.
+      logits: `(params, latents, label=None) -> [n *shape K]`, of autoregressive priors: the distribution of each code
+        given those before it in raster order, all at once, up to a constant.
 
     A prior whose density is not tractable has `log_prob=None`.
 
@@ -42,3 +44,4 @@ class Prior(NamedTuple):
     fit: Callable | None = None
     loss: Callable | None = None
     steps: Callable | None = None
+    logits: Callable | None = None

@@ -125,7 +125,7 @@ def transformer(
       cache=True, given=None)` gives int32 `[n, *shape]`: `guidance` w takes logits `null + w (conditional - null)`, 1
       being the model itself; then the `top_k` likeliest codes are kept (static; None keeps all), and logits are divided
       by `temperature` (0 takes the likeliest). `cache=False` computes everything anew for each code. Samples begin
-      with the rows `given [n r ...]`. `steps` is what it samples by (see `Prior`).
+      with the rows `given [n r ...]`. `steps` is what it samples by, `logits` the same all at once (see `Prior`).
 
     Raises:
       ValueError: for impossible shapes or shares, codes that are not integers of this shape, a missing label of a
@@ -160,6 +160,12 @@ def transformer(
         label, rngs = training_noise(label, key, num_classes, label_dropout, axis_name)
         out = net.apply({"params": params}, codes, label, key is None, rngs=rngs)
         return head.log_prob(out, codes)[:, prefix * (length // shape[0]):].sum(-1)
+
+    def logits(params: PyTree, latents: Int[Array, "n ..."], label: Int[Array, " n"] | None = None
+               ) -> Float[Array, "n ..."]:
+        label = check_label(label, latents.shape[0], num_classes)
+        out = net.apply({"params": params}, check_codes(latents, shape).reshape(-1, length), label)
+        return head.logits(out).reshape(-1, *shape, num_codes)
 
     def steps(params: PyTree, n: int, label: Int[Array, " n"] | None = None) -> tuple[Cache, Callable]:
         label = check_label(label, n, num_classes)
@@ -207,4 +213,4 @@ def transformer(
         return draw(params, key, n, label, jnp.float32(temperature), jnp.float32(guidance),
                     *beginning(given, n, shape), guided, top_k, cache)
 
-    return Prior(init, log_prob, sample, steps=steps)
+    return Prior(init, log_prob, sample, steps=steps, logits=logits)

@@ -19,8 +19,8 @@ def defaults() -> dict[str, Any]:
 
     `error` of pixels in [0, 1]: 'mse' or 'l1', the mean over pixels and channels, times `error_weight`. `perceptual`:
     weight of the distance of features, 0 for none. `perceptual_features`: 'digits' for the classifier of the embedded
-    digits, or the path of an .npz with the weights of VGG16 (`jaxae.nn.vgg.read_vgg16`), which does not come with the
-    library.
+    digits, 'digits_by_colour' for the mean over colours, each seen by that classifier as a grey image, or the path of
+    an .npz with the weights of VGG16 (`jaxae.nn.vgg.read_vgg16`), which does not come with the library.
     """
     return dict(error="mse", error_weight=1.0, perceptual=0.0, perceptual_features="digits")
 
@@ -39,20 +39,26 @@ def image_error(model, shape: tuple[int, ...]) -> Error:
     """
     if model.error not in ("mse", "l1"):
         raise ValueError(f"model.error={model.error!r} must be 'mse' or 'l1'")
-    digits, power = model.perceptual_features == "digits", jnp.square if model.error == "mse" else jnp.abs
-    if model.perceptual and not digits and not str(model.perceptual_features).endswith(".npz"):
-        raise ValueError(f"model.perceptual_features={model.perceptual_features!r} must be 'digits' or the path of an "
+    kind, power = model.perceptual_features, jnp.square if model.error == "mse" else jnp.abs
+    digits = kind in ("digits", "digits_by_colour")
+    if model.perceptual and not digits and not str(kind).endswith(".npz"):
+        raise ValueError(f"model.perceptual_features={kind!r} must be 'digits', 'digits_by_colour' or the path of an "
                          f".npz with the weights of VGG16")
-    if model.perceptual and digits and shape[-1] != 1:
+    if model.perceptual and kind == "digits" and shape[-1] != 1:
         raise ValueError("model.perceptual_features='digits' is for images of one colour: give the path of an .npz "
-                         "with the weights of VGG16, or set model.perceptual=0")
+                         "with the weights of VGG16, take 'digits_by_colour', or set model.perceptual=0")
+
+    def by_colour(x):
+        return jnp.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:3], 1)
 
     def error(x, x_hat):
         pixels = power(x - x_hat).mean((1, 2, 3))
         if not model.perceptual:
             return model.error_weight * pixels, {"reconstruction": pixels}
-        features, weights = (digit_maps(), None) if digits else _vgg16(str(model.perceptual_features))
-        distance = perceptual_distance(x, x_hat, features, weights)
+        if digits:
+            distance = perceptual_distance(by_colour(x), by_colour(x_hat), digit_maps()).reshape(len(x), -1).mean(1)
+        else:
+            distance = perceptual_distance(x, x_hat, *_vgg16(str(kind)))
         return (model.error_weight * pixels + model.perceptual * distance,
                 {"reconstruction": pixels, "perceptual_distance": distance})
 

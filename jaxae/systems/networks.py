@@ -208,16 +208,18 @@ def map_encoder(model, shape: tuple[int, ...], out: int, dtype) -> nn.Module:
     map_shape(model, shape)
     if model.network == "taming":
         return TamingEncoder(tuple(model.channels), out, model.blocks, tuple(model.attention_sizes), model.z_channels,
-                             dtype)
+                             dtype, shape[0])
     return ConvEncoder(tuple(model.channels), out, model.blocks, model.hidden, dtype=dtype)
 
 
-def map_decoder(model, channels: int, dtype) -> nn.Module:
-    """A module `z [n h' w' d] -> [n h w channels]`, whose last layer is named as `last_layer` says."""
+def map_decoder(model, channels: int, dtype, height: int = 0) -> nn.Module:
+    """A module `z [n h' w' d] -> [n h w channels]`, whose last layer is named as `last_layer` says; `height` of the
+    images it is trained on lets it decode larger maps by the same layers."""
     check_network(model, MAPS)
     widths = tuple(reversed(tuple(model.channels)))
     if model.network == "taming":
-        return TamingDecoder(widths, channels, model.blocks, tuple(model.attention_sizes), model.z_channels, dtype)
+        return TamingDecoder(widths, channels, model.blocks, tuple(model.attention_sizes), model.z_channels, dtype,
+                             height)
     return ConvDecoder(widths, channels, model.blocks, model.hidden, dtype=dtype)
 
 

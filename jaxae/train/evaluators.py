@@ -44,15 +44,17 @@ def nll(system: System, model: Variables, dataset: Dataset, key: jax.Array, conf
 
 
 def frechet(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
-    """Frechet and kernel distance of prior samples and of reconstructions to the test set, on digit features."""
-    features = metrics.digit_features()
+    """Frechet and kernel distance of prior samples and of reconstructions to the test set, on digit features; of images
+    of another size than digits, or in colour, on those of each colour (`metrics.colour_features`)."""
+    digits = dataset.test.spec["x"].shape == (28, 28, 1)
+    features = metrics.digit_features() if digits else metrics.colour_features()
 
     def described(batch):
         drawn = system.sample(model, batch["key"], batch["x"].shape[0])
         rebuilt = system.reconstruct(model, *inputs_of(system, batch))
         return {"test": features(batch["x"]), "reconstruction": features(rebuilt), "sample": features(drawn)}
 
-    rows = _over_test(jax.jit(described), dataset, key)
+    rows = {name: jnp.asarray(value) for name, value in _over_test(jax.jit(described), dataset, key).items()}
     found = {}
     for name in ("sample", "reconstruction"):
         found[f"frechet_{name}"] = metrics.frechet_distance(rows[name], rows["test"])

@@ -85,8 +85,8 @@ def coupled_vq(model: ConfigDict, shape: tuple[int, int, int], dtype=jnp.float32
                          "model.depth=1, and no quantizer 'multi_scale' or estimator by the decoder")
     width, places = quantizers["image"].width, networks.map_shape(model, shape)
     encoders = {part: _Encoder(networks.map_encoder(model, shape, width, dtype), dtype) for part in PARTS}
-    decoders = {"semantic": networks.map_decoder(model, model.classes, dtype),
-                "image": networks.map_decoder(model, shape[-1], dtype)}
+    decoders = {"semantic": networks.map_decoder(model, model.classes, dtype, shape[0]),
+                "image": networks.map_decoder(model, shape[-1], dtype, shape[0])}
 
     def run(params, name, module, *args):
         return module.apply({"params": params[name]}, *args).astype(jnp.float32)
@@ -127,6 +127,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     Batches have `semantic` [n h w], the class of each pixel beside `x`; numbers outside [0, classes) are void: no
     class to the encoder, and not counted. Latents are integers [n 2 places]: the semantic codes, then the image's,
     in raster order, so that a prior given the first row is one of images given maps (configs/prior.py:semantic).
+    `encode` takes images of any size that the strides divide, and `decode` maps of codes [n 2 h w] of any size too,
+    such as those of `jaxae.priors.sample_windows` (`jaxae.systems.latent.larger`).
 
     Raises:
       ValueError: for options that do not exist or do not fit the data.
@@ -227,13 +229,14 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
 
     def encode(now, x, semantic):
         found = quantized(*now, {"x": x, "semantic": semantic}, jax.random.key(0), False)
-        return jnp.stack([found[part].indices.reshape(-1, count) for part in PARTS], 1)
+        return jnp.stack([found[part].indices.reshape(x.shape[0], -1) for part in PARTS], 1)
 
     def looked_up(now, latents):
         """Vectors of the map's and the image's codes; a prior on both knows one size of codebook, the larger."""
         states = state_of(*now)
+        latents = latents if latents.ndim == 4 else latents.reshape(-1, 2, *nets.places)
         return [nets.quantizers[part].lookup(
-            jnp.minimum(latents[:, i], nets.quantizers[part].codes - 1).reshape(-1, *nets.places), states[part])
+            jnp.minimum(latents[:, i], nets.quantizers[part].codes - 1), states[part])
             for i, part in enumerate(PARTS)]
 
     def decode(now, latents, key=None):
