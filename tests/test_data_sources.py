@@ -420,7 +420,7 @@ def test_moving_digits_are_test_digits_at_their_places_on_black():
         frame = np.zeros((5, 20, 20), np.uint8)
         for digit, place in enumerate(places):
             tiles = np.stack([image[r:r + 14, c:c + 14] for image, (r, c) in zip(video, place, strict=True)])
-            # What lies under both digits is the lighter of the two, so that the digit is nowhere lighter than any frame.
+            # Under both digits the lighter of the two is seen: a digit is nowhere lighter than any frame.
             fits = (stored["x"][None, ..., 0] <= tiles[:, None]).all((0, 2, 3))
             if not digit:
                 fits &= stored["label"] == label
@@ -501,7 +501,8 @@ def prepared(tmp_path_factory):
 
         def _info(self):
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.Sequence({
-                "view": tfds.features.Image(shape=(8, 8, 3)), "action": tfds.features.Tensor(shape=(4,), dtype=np.float32)}))
+                "view": tfds.features.Image(shape=(8, 8, 3)),
+                "action": tfds.features.Tensor(shape=(4,), dtype=np.float32)}))
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples(), "test": self._generate_examples()}

@@ -73,8 +73,8 @@ def moving_digits(size: int = 0, frames: int = 0, moving: int = 1, digit_size: i
       seed: of the choice of digits, starts and directions.
 
     Returns:
-      Train and test; `x` uint8 `[n frames size size 1]`, `label` uint8 `[n]`, the class of the first digit, `place` int32
-      `[n moving frames 2]`, row and column of each digit's upper left corner.
+      Train and test; `x` uint8 `[n frames size size 1]`, `label` uint8 `[n]`, the class of the first digit, `place`
+      int32 `[n moving frames 2]`, row and column of each digit's upper left corner.
 
     Raises:
       DataError: digits that do not fit into the frame, no digit, no frame, or a negative speed.
@@ -92,8 +92,9 @@ def moving_digits(size: int = 0, frames: int = 0, moving: int = 1, digit_size: i
     room = size - side
     speed = speed or room / 10
     if moving < 1 or frames < 1 or not 1 <= side <= size or speed < 0:
-        raise DataError(f"moving digits need one digit and one frame or more, digits that fit into the frame, and a speed "
-                        f"above 0; got moving={moving}, frames={frames}, digit_size={side}, size={size}, speed={speed:g}")
+        raise DataError("moving digits need one digit and one frame or more, digits that fit into the frame, and a "
+                        f"speed above 0; got moving={moving}, frames={frames}, digit_size={side}, size={size}, "
+                        f"speed={speed:g}")
     splits = digits()
 
     def draw(n: int, split: int) -> ArraySource:

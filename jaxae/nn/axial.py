@@ -41,7 +41,7 @@ def along_axis(function: Callable, x: Float[Array, "b *shape d"], axis: int, cac
 
 
 class AxialAttention(nn.Module):
-    """Self-attention along one axis of maps, `[b h w d] -> [b h w d]` in O(h w (h or w)) time, or of videos `[b t h w d]`.
+    """Self-attention along one axis of maps, `[b h w d] -> [b h w d]` in O(h w (h or w)) time, or of `[b t h w d]`.
 
     What full attention over all positions gives with a mask that keeps the same line along the axis, of maps the same
     column (axis 1) or row (axis 2), and, where causal, what is not after the position there.
@@ -279,7 +279,7 @@ def add(x: Array | None, y: Array | None) -> Array | None:
 
 
 def shift(x: Float[Array, "b *shape d"], axis: int) -> Float[Array, "b *shape d"]:
-    """An array moved by one along an axis, with zeros where nothing comes from: of maps, 1 is down and 2 to the right."""
+    """An array moved by one along an axis, with zeros where nothing comes from: of maps, 1 is down, 2 to the right."""
     return jnp.roll(x, 1, axis) * (jnp.arange(x.shape[axis]) > 0).reshape(-1, *[1] * (x.ndim - 1 - axis))
 
 

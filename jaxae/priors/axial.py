@@ -168,8 +168,8 @@ def axial(
       those of every channel, or with the frames.
 
     Raises:
-      ValueError: for impossible shapes, shares or prefixes, latents that are not integers of this shape, a missing label of a
-        class-conditional prior, guidance without classes, or `top_k` below 1.
+      ValueError: for impossible shapes, shares or prefixes, latents that are not integers of this shape, a missing
+        label of a class-conditional prior, guidance without classes, or `top_k` below 1.
 
     Reference: Ho, Kalchbrenner, Weissenborn, Salimans, 'Axial attention in multidimensional transformers', 2019,
     arXiv 1912.12180.

@@ -31,8 +31,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     frames (of images, rows) are given: loss and bits are of those after them alone, and `sample` needs them.
 
     Raises:
-      ValueError: for x that are neither images nor videos, fewer than two levels, classes without their number, or a prior that does
-        not fit.
+      ValueError: for x that are neither images nor videos, fewer than two levels, classes without their number, or a
+        prior that does not fit.
     """
     shape, levels = example["x"].shape[1:], config.model.levels or config.data.levels or 256
     if len(shape) not in (3, 4) or not jnp.issubdtype(example["x"].dtype, jnp.floating):

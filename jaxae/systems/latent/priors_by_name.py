@@ -17,12 +17,12 @@ def defaults() -> dict[str, Any]:
 
     `prior`: 'auto' takes 'autoregressive' for codes and 'gaussian_mixture' for vectors.
 
-    For codes: 'autoregressive' (a gated PixelCNN), 'transformer', 'linear_transformer', 'axial' (of maps and of videos
-    [t h w c]), 'row' ('axial' without what joins its rows), 'frame' (without what joins frames), 'masked' (filled in by `iterations`), 'coarse_to_fine' (labels of `clusters` of the codebook,
-    then codes) and 'next_scale' (for those of a multi-scale quantizer). For vectors: 'gaussian_mixture' and
-    'autoregressive' (mixtures of `components`), 'flow', 'diffusion' and 'flow_matching' (of vectors or maps, integrated
-    in `steps`), 'masked_continuous' and 'causal_continuous' (of maps or rows of vectors, each token by `steps` of its
-    head; `token_priors` has their keys).
+    For codes: 'autoregressive' (a gated PixelCNN), 'transformer', 'linear_transformer', 'axial' (of maps, and of videos
+    [t h w c]), 'row' ('axial' without what joins its rows), 'frame' (without what joins its frames), 'masked' (filled
+    in by `iterations`), 'coarse_to_fine' (labels of `clusters` of the codebook, then codes) and 'next_scale' (for those
+    of a multi-scale quantizer). For vectors: 'gaussian_mixture' and 'autoregressive' (mixtures of `components`),
+    'flow', 'diffusion' and 'flow_matching' (of vectors or maps, integrated in `steps`), 'masked_continuous' and
+    'causal_continuous' (of maps or rows of vectors, each token by `steps` of its head; `token_priors` has their keys).
 
     `conditional` gives them classes, of which a share `label_dropout` is hidden in training; with that a `guidance`
     above 1 exaggerates what a class has of its own. `temperature` and `top_k` (0: all codes) are of sampling. Networks
@@ -184,8 +184,8 @@ def kind_of(model, shape: tuple[int, ...], discrete: bool) -> Kind:
                          f"{', '.join(fitting) or 'none'}")
     if model.given and not (model.prefix and kind.prefix):
         fitting = ", ".join(repr(name) for name, row in table.items() if row.prefix) or "no other"
-        raise ValueError(f"model.given=True is for a prior {fitting} on what begins with a condition of model.prefix rows "
-                         "or frames: latents of an autoencoder of configs/semantic_vq.py, or videos")
+        raise ValueError(f"model.given=True is for a prior {fitting} on what begins with a condition of model.prefix "
+                         "rows or frames: latents of an autoencoder of configs/semantic_vq.py, or videos")
     if model.style != "gpt" and name not in ("transformer", "coarse_to_fine"):
         raise ValueError(f"model.style={model.style!r} is for the priors 'transformer' and 'coarse_to_fine', not for "
                          f"{name!r}")
