@@ -9,6 +9,10 @@ Other models: `transformer` (causal over all pixels), `linear` (with linear atte
 2006.16236), `axial` (the Axial Transformer, Ho et al. 2019, arXiv 1912.12180), `row` (that without its outer decoder:
 rows that know nothing of each other, for comparison), `masked` (filled in by iterations; a bound).
 
+Videos: `video` (the Axial Transformer of digits that move and bounce: 6 frames of 16x16 pixels in 4 grey levels, those
+after the first two given these; `samples` shows a video in each row, `completions` four videos, each above two ways in
+which its first frames go on), `frame` (that without its blocks over earlier frames: each frame alone).
+
 After them: `conditional` (on the digit's class, a column of the samples for each), `logistic_mixture` (mixtures of 10
 logistics over ordered levels in place of a softmax, and pixels as real numbers in place of embedded levels in the
 transformers), `colour` (photographs of 8x8 pixels in 3 channels of 16 levels, by linear attention where no other is
@@ -16,7 +20,7 @@ named: one channel after another in each pixel, or for `axial` all pixels of one
 `--config=configs/pixels.py:axial,colour`.
 
 At the papers' scale: `paper_mnist_linear` and `paper_cifar_linear` (Katharopoulos et al. 2020), `paper_imagenet32` (Ho
-et al. 2019, sizes of the official code).
+et al. 2019, sizes of the official code) and `paper_bair` (the same: 15 frames of 64x64 pixels of a robot's arm from 1).
 """
 
 from jaxae.systems.autoregressive import pixels
@@ -56,6 +60,10 @@ def get_config(arg: str = ""):
         c.batch_size = 8
         if c.model.prior == "auto":
             transformer("axial")(c)
+
+    def frame(c):
+        transformer("frame")(c)
+        video(c)
 
     def linear_at_scale(source, size, channels, layers, batch_size, steps):
         """8 heads of 32, MLPs of 1,024, mixtures of 10 logistics, RAdam at 1e-4."""
@@ -99,4 +107,4 @@ def get_config(arg: str = ""):
         logistic_mixture=logistic_mixture, colour=colour,
         paper_mnist_linear=linear_at_scale("tfds:mnist", 28, 1, 8, 10, 1_500_000),
         paper_cifar_linear=linear_at_scale("tfds:cifar10", 32, 3, 16, 4, 1_250_000),
-        paper_imagenet32=paper_imagenet32, video=video, frame=transformer("frame"), paper_bair=paper_bair, tiny=tiny))
+        paper_imagenet32=paper_imagenet32, video=video, frame=frame, paper_bair=paper_bair, tiny=tiny))
