@@ -55,11 +55,12 @@ def get_config(arg: str = ""):
             transformer("linear_transformer")(c)
 
     def video(c):
-        c.data.update(dict(source="moving_digits", size=16, frames=6, digit_size=10, speed=2.0, levels=4, num_test=200))
-        c.model.update(dict(given=True, prefix=2, dropout=0.0))
-        c.batch_size = 8
+        c.data.update(dict(source="moving_digits", size=16, frames=6, digit_size=10, speed=2.0, levels=4, num_test=100))
         if c.model.prior == "auto":
             transformer("axial")(c)
+        c.model.update(dict(hidden=32, given=True, prefix=2, dropout=0.0))
+        c.optim.learning_rate = 4e-3
+        c.update(dict(batch_size=4, steps=700, eval_every=350, figures_every=700, checkpoint_every=350))
 
     def frame(c):
         transformer("frame")(c)
