@@ -295,6 +295,16 @@ def test_paper_scale_axial_transformer_of_imagenet32():
     assert (config.batch_size, config.model.heads, config.optim.average) == (64, 16, 0.99995)
 
 
+def test_paper_scale_axial_transformer_of_robot_videos_given_the_first_frame():
+    config, sizes = sizes_at_paper_scale("pixels", "paper_bair", (16, 64, 64, 3))
+    d = 2048
+    block = dense(d, 3 * d) + dense(d, d) + dense(d, d, d) + 4 * d
+    assert sizes["encoder"] == 8 * block  # over earlier channels of the frame
+    over_frames, over_rows, in_row = 4 * 3, 4 * 2, 8
+    assert sizes["body"] == (over_frames + over_rows + in_row) * block + 2 * d + dense(d, 256) + (16 + 64 + 64) * d
+    assert (config.data.frames, config.model.given, config.model.prefix) == (16, True, 1)  # 15 frames from 1
+
+
 def test_paper_scale_wae_has_the_papers_convolutions():
     config, sizes = sizes_at_paper_scale("wae")
     channels = (1, 128, 256, 512, 1024)

@@ -409,11 +409,59 @@ def test_folders_say_what_is_wrong(tmp_path):
         load({"source": f"folder:{tmp_path}", "channels": 4})
 
 
+# Moving digits
+
+def test_moving_digits_are_test_digits_at_their_places_on_black():
+    test = load({"source": "moving_digits", "size": 20, "frames": 5, "moving": 2, "digit_size": 14, "num_train": 9,
+                 "num_test": 30}).test.arrays()
+    stored = load({"source": "digits", "size": 14}).test.arrays()
+    assert test["x"].shape == (30, 5, 20, 20, 1) and test["place"].shape == (30, 2, 5, 2)
+    for video, places, label in zip(test["x"][..., 0], test["place"], test["label"], strict=True):
+        frame = np.zeros((5, 20, 20), np.uint8)
+        for digit, place in enumerate(places):
+            tiles = np.stack([image[r:r + 14, c:c + 14] for image, (r, c) in zip(video, place, strict=True)])
+            # Under both digits the lighter of the two is seen: a digit is nowhere lighter than any frame.
+            fits = (stored["x"][None, ..., 0] <= tiles[:, None]).all((0, 2, 3))
+            if not digit:
+                fits &= stored["label"] == label
+            best = np.flatnonzero(fits)[stored["x"][fits].sum((1, 2, 3)).argmax()]
+            for image, (r, c) in zip(frame, place, strict=True):
+                image[r:r + 14, c:c + 14] = np.maximum(image[r:r + 14, c:c + 14], stored["x"][best, ..., 0])
+        np.testing.assert_array_equal(frame, video)
+
+
+def test_moving_digits_move_in_straight_lines_at_one_speed_between_the_walls():
+    train = load({"source": "moving_digits", "size": 64, "frames": 40, "num_train": 300, "num_test": 1}).train.arrays()
+    place, room, speed = train["place"][:, 0].astype(float), 36, 3.6
+    assert place.min() == 0 and place.max() == room
+    steps = np.abs(np.diff(place, axis=1))
+    # Between walls each step is the velocity's share of its axis, to rounding; at a wall it is shorter.
+    inside = np.sort(steps, 1)[:, -20:].mean(1)
+    np.testing.assert_allclose(np.hypot(*inside.T), speed, atol=1.0)
+    assert (steps <= np.ceil(inside[:, None] + 1)).all()
+    turns = (np.diff(np.sign(np.diff(place, axis=1)), axis=1) != 0) & (steps[:, 1:] > 0) & (steps[:, :-1] > 0)
+    assert turns.any() and (np.minimum(place, room - place)[:, 1:-1][turns] <= speed).all()
+    direction = np.diff(place[:, :2], axis=1)[:, 0]
+    assert np.abs(np.sign(direction).mean(0)).max() < 0.3 and np.abs(place[:, 0].mean(0) - room / 2).max() < 3
+
+
+def test_moving_digits_depend_on_the_seed_alone():
+    config = {"source": "moving_digits", "size": 16, "frames": 3, "num_train": 4, "num_test": 4}
+    a, b, c = (load({**config, "seed": seed}).train.arrays()["x"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+    still = load({**config, "digit_size": 16}).train.arrays()["x"]
+    np.testing.assert_array_equal(still[:, 1:], still[:, :-1])
+    for wrong in ({"digit_size": 17}, {"moving": 0}, {"speed": -1.0}):
+        with pytest.raises(DataError, match="digits that fit into the frame"):
+            load({**config, **wrong})
+
+
 # tensorflow-datasets
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Two sets packed as array_record: fixed tensors, and PNG images of different sizes."""
+    """Three sets packed as array_record: fixed tensors, PNG images of different sizes, and sequences of images."""
     import tensorflow_datasets as tfds
 
     class ToyTensors(tfds.core.GeneratorBasedBuilder):
@@ -448,8 +496,24 @@ def prepared(tmp_path_factory):
                 pixels = np.full((8 + i, 9, 3), 20 * i, np.uint8)
                 yield i, {"picture": Image.fromarray(pixels), "depth": 0.5}
 
+    class ToyVideos(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.Sequence({
+                "view": tfds.features.Image(shape=(8, 8, 3)),
+                "action": tfds.features.Tensor(shape=(4,), dtype=np.float32)}))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(4):
+                view = [Image.fromarray(a) for a in X[5 * i:5 * i + 5]]
+                yield i, {"view": view, "action": np.zeros((5, 4), np.float32)}
+
     where = tmp_path_factory.mktemp("tfds")
-    for builder in (ToyTensors, ToyPictures):
+    for builder in (ToyTensors, ToyPictures, ToyVideos):
         builder(data_dir=where, file_format="array_record").download_and_prepare()
     return str(where)
 
@@ -486,7 +550,16 @@ def test_tfds_slices_limits_and_resizes(prepared):
     assert load({**config, "channels": 1}).train.spec["x"].shape == (4, 4, 1)
 
 
+def test_tfds_reads_the_first_frames_of_sequences_of_images(prepared):
+    dataset = load({"source": "tfds:toy_videos", "data_dir": prepared, "x": "view", "frames": 3})
+    videos = dataset.train.arrays()["x"]
+    order = np.lexsort(videos.reshape(4, -1).T)
+    expected = X[:20].reshape(4, 5, 8, 8, 3)[:, :3]
+    np.testing.assert_array_equal(videos[order], expected[np.lexsort(expected.reshape(4, -1).T)])
+
+
 @pytest.mark.parametrize("config, message", [
+    ({"source": "tfds:toy_videos", "x": "view", "frames": 6}, "set config.data.frames to 0, or to fewer"),
     ({"source": "tfds:mnist"},
      r"(?s)'mnist' is not prepared in .*data_dir.*builder\('mnist', data_dir='.*array_record"),
     ({"source": "tfds:toy_tensors", "test_split": "validation"},

@@ -229,11 +229,12 @@ def test_every_kind_of_figure_goes_by_its_shape(tmp_path, monkeypatch):
         "samples": jnp.asarray(grey), "eval/colour": colour, "reconstructions": pairs,
         "masks": grey[..., 0] > 0.5, "traversal": np.stack([grey] * 5),
         "codes": jnp.arange(24).reshape(2, 3, 4), "latents": jnp.ones((5, 2)),
-        "latents_labels": jnp.arange(5), "usage": jnp.arange(9),
+        "latents_labels": jnp.arange(5), "usage": jnp.arange(9), "videos": np.stack([[grey] * 3, [1 - grey] * 3]),
     })  # fmt: skip
     assert [p.name for p in paths] == [
         "samples_000500.png", "eval_colour_000500.png", "reconstructions_000500.png", "masks_000500.png",
         "traversal_000500.png", "codes_000500.png", "latents_000500.png", "usage_000500.png",
+        "videos_000500.png",
     ]  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == sorted(p.name for p in paths)
     assert list(pictures)[1] == "eval/colour" and "latents_labels" not in pictures
@@ -241,6 +242,11 @@ def test_every_kind_of_figure_goes_by_its_shape(tmp_path, monkeypatch):
     np.testing.assert_array_equal(pictures["eval/colour"], image_grid(colour, 2))
     np.testing.assert_array_equal(pictures["reconstructions"], side_by_side(grey, 1 - grey, 8))
     np.testing.assert_array_equal(pictures["masks"], image_grid(grey > 0.5, 3))
+    height = pictures["videos"].shape[0]  # two blocks of three rows of six frames
+    block = image_grid(np.concatenate([grey] * 3), 6, 13)
+    np.testing.assert_array_equal(pictures["videos"][:len(block)], block)
+    other = image_grid(np.concatenate([1 - grey] * 3), 6, 13)
+    np.testing.assert_array_equal(pictures["videos"][height - len(other):], other)
     for path, picture in zip(paths, pictures.values(), strict=True):
         want = np.round(255 * picture.astype(np.float64))
         np.testing.assert_array_equal(_read(path), want[..., 0] if want.shape[-1] == 1 else want)
@@ -250,7 +256,7 @@ def test_every_kind_of_figure_goes_by_its_shape(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("array", [
     np.ones(()), np.ones((4, 5)), np.ones((2, 4, 4, 2)), np.ones((2, 4, 4, 3), int), np.ones((0, 4, 4, 1)),
-    np.ones((1, 1, 2, 4, 4, 3)), np.zeros(0), np.zeros((0, 2)),
+    np.ones((1, 1, 1, 2, 4, 4, 3)), np.zeros(0), np.zeros((0, 2)),
 ])  # fmt: skip
 def test_other_shapes_are_refused_by_name(tmp_path, array):
     with pytest.raises(ValueError, match="figure 'odd' has shape"):

@@ -169,9 +169,40 @@ def test_completions_keep_the_upper_half():
     assert figures["samples"].shape == (100, 6, 6, 1)
 
 
+@pytest.fixture(scope="module")
+def videos():
+    """A digit in 3 frames of 6 x 6 pixels."""
+    return data.load(dict(source="moving_digits", size=6, frames=3, digit_size=4, levels=3, num_train=16, num_test=8))
+
+
+def test_videos_go_on_from_their_first_frames_and_bits_are_of_the_rest(videos):
+    batch = videos.test_transform(videos.test[:8], jax.random.key(0))
+    given, whole = (systems.build(_config(prior="axial", levels=3, **changes), batch)
+                    for changes in (dict(given=True, prefix=1), {}))
+    state = _state(whole, batch)
+
+    @jax.jit
+    def report(batch):
+        return [system.summary(system.evaluate(state, batch, jax.random.key(0))) for system in (given, whole)]
+
+    rest, all_ = report(batch)
+    np.testing.assert_allclose(rest["bits_per_dim"], rest["nll"] / np.log(2) / (2 * 36), rtol=1e-5)
+    np.testing.assert_allclose(all_["bits_per_dim"], all_["nll"] / np.log(2) / (3 * 36), rtol=1e-5)
+    assert rest["nll"] < all_["nll"]
+    figures = jax.jit(given.figures)(state, batch, key_of(1))
+    completions, samples = np.asarray(figures["completions"]), np.asarray(figures["samples"])
+    assert completions.shape == (4, 3, 3, 6, 6, 1) and samples.shape == (8, 3, 6, 6, 1)
+    np.testing.assert_allclose(completions[:, 0], batch["x"][:4], atol=1e-6)
+    np.testing.assert_allclose(completions[:, :, 0], np.stack([batch["x"][:4, 0]] * 3, 1), atol=1e-6)
+    np.testing.assert_allclose(samples[:, 0], batch["x"][:, 0], atol=1e-6)
+    assert (completions[:, 1, 1:] != completions[:, 2, 1:]).any()
+
+
 @pytest.mark.parametrize("changes, x, message", [
+    (dict(levels=8, prior="transformer"), jnp.zeros((2, 3, 4, 4, 1)), "of these do axial, row, frame"),
+    (dict(levels=8, prior="masked", given=True, prefix=1), jnp.zeros((2, 4, 4, 1)), "'axial'.* rows or frames"),
     (dict(levels=1), jnp.zeros((2, 3, 3, 1)), "two levels or more"),
-    (dict(levels=8), jnp.zeros((2, 9)), r"models images \[n h w c\]"),
+    (dict(levels=8), jnp.zeros((2, 9)), r"models images \[n h w c\] in \[0, 1\], or videos"),
     (dict(levels=8, conditional=True), jnp.zeros((2, 3, 3, 1)), "set model.classes"),
     (dict(levels=8, prior="next_scale"), jnp.zeros((2, 3, 3, 1)), "multi-scale"),
     (dict(levels=8, output="logits"), jnp.zeros((2, 3, 3, 1)), "'softmax' or 'logistic_mixture'")])

@@ -7,6 +7,7 @@ The kinds of `x`, told apart by rank and dtype:
 | uint8 `[n h w c]` or `[n h w]` | image, 0 to 255; `[n h w]` gains a channel axis |
 | bool `[n h w c]` or `[n h w]` | binary image, stored as uint8 0 and 255 |
 | float `[n h w c]` or `[n h w]` | image in [0, 1]; `[n h w]` gains a channel axis |
+| uint8, bool or float `[n t h w c]` | video of t frames, as images |
 | float `[n d]` | vector, any finite values |
 | uint8 or bool `[n d]` | vector of pixels, 0 to 255 |
 | int16, int32, int64, uint16, uint32 `[n t]` or `[n h w]` | tokens, stored as int32 |
@@ -19,7 +20,8 @@ import numpy as np
 
 from jaxae.data.source import ArraySource, DataError, Source
 
-_SHAPES = ("x must be an image [n h w c] or [n h w], a vector [n d], or integer tokens [n t] or [n h w]")
+_SHAPES = ("x must be an image [n h w c] or [n h w], a video [n t h w c], a vector [n d], or integer tokens [n t] or "
+           "[n h w]")
 
 
 def as_x(x: Any, name: str = "x") -> np.ndarray:
@@ -30,7 +32,7 @@ def as_x(x: Any, name: str = "x") -> np.ndarray:
       name: what to call it in errors.
 
     Returns:
-      uint8, floating (at most 32 bits) or int32 array; images `[n h w c]`.
+      uint8, floating (at most 32 bits) or int32 array; images `[n h w c]`, videos `[n t h w c]`.
 
     Raises:
       DataError: for what is not in the table.
@@ -43,9 +45,9 @@ def as_x(x: Any, name: str = "x") -> np.ndarray:
     if kind not in ("uint8", "bool", "float", "tokens"):
         raise DataError(f"{name} has dtype {x.dtype}, which no model here reads: use uint8 or float images, "
                         "float vectors or integer tokens" + _hint(kind))
-    if not 2 <= x.ndim <= 4:
+    if not 2 <= x.ndim <= 5:
         raise DataError(f"{name} has shape {list(x.shape)}: {_SHAPES}" + _batch_hint(x))
-    if kind == "tokens" and x.ndim == 4:
+    if kind == "tokens" and x.ndim >= 4:
         raise DataError(f"{name} is an image {list(x.shape)} of dtype {x.dtype}: use astype('uint8') for "
                         "values 0 to 255, or divide by the largest possible value to get floats in [0, 1]")
     if kind == "tokens":
@@ -123,7 +125,7 @@ def _check_source(source: Source, split: str) -> None:
         _check_finite(array, f"{split} {name}")
     if "label" in arrays:
         as_label(arrays["label"], len(x), f"{split} label")
-    if kind_of(x) == "float" and x.ndim == 4:
+    if kind_of(x) == "float" and x.ndim in (4, 5):
         low, high = float(x.min()), float(x.max())
         if low < 0 or high > 1:
             advice = "divide by 255" if low >= 0 and high <= 255 else "scale them, as (x - min) / (max - min)"

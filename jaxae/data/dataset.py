@@ -17,6 +17,7 @@ from jaxae.data.digits import digits, sklearn_digits
 from jaxae.data.files import folder, npz, split_arrays
 from jaxae.data.gaussians import gaussians
 from jaxae.data.influence import influence
+from jaxae.data.moving_digits import moving_digits
 from jaxae.data.pairs import pairs
 from jaxae.data.paraphrases import paraphrases
 from jaxae.data.photographs import photographs
@@ -56,6 +57,8 @@ DEFAULTS: dict[str, Any] = {
     "sharpness": 15.0,                                                 # influence
     "branching": (8, 4), "root_probability": 0.2, "child_probability": 0.8, "exclusive": True,        # feature_tree
     "sibling_cosine": 0.0, "coefficient_mean": 1.5, "coefficient_std": 0.25,
+    "frames": 0,                 # of a video: moving_digits draws so many, of stored videos the first are taken
+    "moving": 1, "digit_size": 0, "speed": 0.0,                        # moving_digits
     "heads": 4, "bases": 4, "extensions": 4, "active_heads": 2,        # planted_pairs
     "collage_classes": (0, 1, 2, 3), "fixed_places": False,            # collages
 }
@@ -63,6 +66,7 @@ SOURCES: dict[str, Callable[..., tuple[Source, Source]]] = {
     "digits": digits, "sklearn_digits": sklearn_digits, "photographs": photographs, "gaussians": gaussians,
     "sprites": sprites, "scenes": scenes, "sentences": sentences, "paraphrases": paraphrases, "dictionary": dictionary,
     "feature_tree": feature_tree, "influence": influence, "planted_pairs": planted_pairs, "collages": collages,
+    "moving_digits": moving_digits,
 }
 _SCHEMES: dict[str, Callable[..., tuple[Source, Source]]] = {
     "tfds": tfds, "npz": npz, "folder": folder, "pairs": pairs, "activations": activations,

@@ -11,7 +11,7 @@ from jaxae.data.source import DataError, LazySource
 
 
 def tfds(name: str, train_split: str = "train", test_split: str = "test", data_dir: str = "", x: str = "",
-         label: str = "", size: int = 0, channels: int = 0) -> tuple[LazySource, LazySource]:
+         label: str = "", size: int = 0, channels: int = 0, frames: int = 0) -> tuple[LazySource, LazySource]:
     """A prepared set of tensorflow-datasets; nothing is downloaded here.
 
     Args:
@@ -23,6 +23,7 @@ def tfds(name: str, train_split: str = "train", test_split: str = "test", data_d
       label: feature of class indices; '' is 'label' if there is one. Other features are not read out.
       size: pixels of a side: the centre square, resized; 0 requires images of one size.
       channels: 1 or 3; 0 as the set says.
+      frames: of videos `[t h w c]`, or sequences of images, so many from the first; 0 is all.
 
     Returns:
       Train and test, decoded when asked for; `info` has `label_names` where the set names its classes.
@@ -34,8 +35,8 @@ def tfds(name: str, train_split: str = "train", test_split: str = "test", data_d
     builder = _builder(name, data_dir)
     x = _feature(builder, x, ("x", "image"), "x")
     label = _feature(builder, label, ("label",), "label") if label or "label" in builder.info.features else ""
-    train = _source(builder, train_split, x, label, size, channels)
-    return train, _source(builder, test_split, x, label, size, channels)
+    options = (size, channels, frames)
+    return tuple(_source(builder, split, x, label, options) for split in (train_split, test_split))
 
 
 def _builder(name: str, data_dir: str) -> Any:
@@ -75,7 +76,7 @@ def _feature(builder: Any, asked: str, usual: tuple[str, ...], what: str) -> str
     return found[0]
 
 
-def _source(builder: Any, split: str, x: str, label: str, size: int, channels: int) -> LazySource:
+def _source(builder: Any, split: str, x: str, label: str, options: tuple[int, int, int]) -> LazySource:
     try:
         data = builder.as_data_source(split)
         length = len(data)
@@ -86,7 +87,7 @@ def _source(builder: Any, split: str, x: str, label: str, size: int, channels: i
 
     def read(positions: np.ndarray) -> dict[str, np.ndarray]:
         rows = data.__getitems__(positions.tolist())
-        batch = {"x": as_x(_stack([_image(row[x], size, channels) for row in rows], builder.name, x), x)}
+        batch = {"x": as_x(_stack([_image(row[x], *options) for row in rows], builder.name, x), x)}
         return {**batch, "label": np.array([row[label] for row in rows], np.int32)} if label else batch
 
     first = read(np.zeros(1, np.int64))
@@ -95,8 +96,12 @@ def _source(builder: Any, split: str, x: str, label: str, size: int, channels: i
     return LazySource(read, length, spec, {"label_names": tuple(names)} if names else {})
 
 
-def _image(value: Any, size: int, channels: int) -> np.ndarray:
+def _image(value: Any, size: int, channels: int, frames: int) -> np.ndarray:
     value = np.asarray(value)
+    if frames and (value.ndim != 4 or len(value) < frames):
+        raise DataError(f"frames={frames} is for videos [t h w c] of at least so many frames, not {list(value.shape)}: "
+                        "set config.data.frames to 0, or to fewer")
+    value = value[:frames] if frames else value
     if not size and not channels:
         return value
     from PIL import Image
@@ -112,5 +117,5 @@ def _stack(values: list[np.ndarray], name: str, feature: str) -> np.ndarray:
     shapes = {v.shape for v in values}
     if len(shapes) > 1:
         raise DataError(f"'{name}': {feature} comes in shapes {sorted(shapes)[:3]}: "
-                        "set config.data.size to resize")
+                        "set config.data.size to resize, or of videos config.data.frames")
     return np.stack(values)

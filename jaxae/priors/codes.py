@@ -15,7 +15,7 @@ def check_codes(codes: Array, shape: tuple[int, ...]) -> Array:
 
 
 def check_shape(name: str, shape: tuple[int, ...], axes: tuple[int, ...], num_codes: int, num_classes: int,
-                label_dropout: float) -> tuple[int, ...]:
+                label_dropout: float, prefix: int = 0) -> tuple[int, ...]:
     """The shape as a tuple; ValueError where a prior on codes cannot be made with these arguments."""
     shape = tuple(shape)
     if len(shape) not in axes or min(shape) < 1:
@@ -24,6 +24,8 @@ def check_shape(name: str, shape: tuple[int, ...], axes: tuple[int, ...], num_co
         raise ValueError(f"{name} needs one code or more; got {num_codes}.")
     if label_dropout and not num_classes or not 0 <= label_dropout < 1:
         raise ValueError(f"{name}: label_dropout={label_dropout} must be in [0, 1), and 0 without classes.")
+    if not 0 <= prefix < shape[0]:
+        raise ValueError(f"prefix={prefix} must leave at least one row of a map of shape {shape} to model.")
     return shape
 
 
@@ -42,17 +44,20 @@ def by_place(codes: Int[Array, "n t"], shape: tuple[int, ...], num_codes: int) -
     return codes + num_codes * (jnp.arange(codes.shape[1]) % shape[2]) if len(shape) == 3 else codes
 
 
-def beginning(given: Array | None, n: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
+def beginning(given: Array | None, n: int, shape: tuple[int, ...], prefix: int = 0) -> tuple[Array, Array]:
     """What samples must begin with, `[n *shape]` with anything after it, and the number of rows that it fills.
 
     Args:
       given: integers `[n r *shape[1:]]` with r up to `shape[0]`, or None for nothing.
       n: number of samples.
       shape: of one code map.
+      prefix: rows that must be given.
 
     Raises:
-      ValueError: for another shape or type.
+      ValueError: for another shape or type, or fewer rows.
     """
+    if prefix and (given is None or given.shape[1] < prefix):
+        raise ValueError(f"a prior with prefix={prefix} samples what follows: give it that many rows, given=...")
     if given is None:
         return jnp.zeros((n, *shape), jnp.int32), jnp.int32(0)
     fits = given.ndim == 1 + len(shape) and given.shape[0] == n and given.shape[2:] == tuple(shape[1:])

@@ -140,9 +140,7 @@ def transformer(
     >>> prior.log_prob(params, codes).shape, prior.sample(params, jax.random.key(1), 2).shape
     ((3,), (2, 4, 4))
     """
-    shape = check_shape("transformer", shape, (1, 2, 3), num_codes, num_classes, label_dropout)
-    if not 0 <= prefix < shape[0]:
-        raise ValueError(f"prefix={prefix} must leave at least one row of a map of shape {shape} to model.")
+    shape = check_shape("transformer", shape, (1, 2, 3), num_codes, num_classes, label_dropout, prefix)
     length, head = math.prod(shape), output_of(output, num_codes, components)
     body = Transformer(head.size, shape, width, layers, heads, mlp_ratio, True, attention, factored, dropout, axis_name,
                        dtype, style=style)
@@ -208,9 +206,7 @@ def transformer(
                top_k: int | None = None, cache: bool = True,
                given: Int[Array, "n r ..."] | None = None) -> Int[Array, "n ..."]:
         label, guided = sampling_options(label, n, num_classes, guidance, top_k)
-        if prefix and (given is None or given.shape[1] < prefix):
-            raise ValueError(f"a prior with prefix={prefix} samples what follows: give it that many rows, given=...")
         return draw(params, key, n, label, jnp.float32(temperature), jnp.float32(guidance),
-                    *beginning(given, n, shape), guided, top_k, cache)
+                    *beginning(given, n, shape, prefix), guided, top_k, cache)
 
     return Prior(init, log_prob, sample, steps=steps, logits=logits)

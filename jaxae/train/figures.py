@@ -75,6 +75,7 @@ def write_figures(
     - `[n h w c]`, floats or uint8: a grid of images; floats `[n h w]`: the same without colours;
     - `[k n h w c]`: k rows that belong together: (inputs, reconstructions), (input, masked, reconstruction),
       a traversal of n values for each of k latents, k videos of n frames;
+    - `[m k n h w c]`: m blocks of k such rows, like videos with several ways in which each goes on;
     - integers `[n h w]`: code maps;
     - integers `[n t]`: a page of sentences;
     - `[n 2]`: a map of points, coloured by the array `NAME_labels [n]` if there is one;
@@ -110,17 +111,19 @@ def write_figures(
             picture = plots.scatter(value, figures.get(f"{name}_labels"), path, name)
         elif value.size and value.ndim == 3:
             picture = heatmap(value, path, name)
-        elif value.size and value.ndim in (4, 5) and value.shape[-1] in (1, 3, 4) and (
+        elif value.size and value.ndim in (4, 5, 6) and value.shape[-1] in (1, 3, 4) and (
             value.dtype == np.uint8 or value.dtype.kind in "bf"
         ):
             stack = value if value.ndim == 5 else value[None]
             k, n = stack.shape[:2]
-            columns = n if k > 3 and n <= 20 else _square(n) if k == 1 else max(8, _square(k * n))
+            if value.ndim == 6:  # the rows of all blocks, one behind the other, are cut where a block ends
+                stack, n = value.swapaxes(0, 1).reshape(value.shape[1], -1, *value.shape[3:]), value.shape[2]
+            columns = n if value.ndim == 6 or k > 3 and n <= 20 else _square(n) if k == 1 else max(8, _square(k * n))
             picture = _blocks(stack, columns)
             save_png(path, picture)
         else:
             raise ValueError(
-                f"figure {name!r} has shape {value.shape}; give images [n h w c] or pairs [2 n h w c] with "
+                f"figure {name!r} has shape {value.shape}; give images [n h w c], pairs [2 n h w c] or blocks with "
                 "c = 1, 3 or 4, integer codes [n h w], tokens [n t], points [n 2] or values [k], at least one of them"
             )
         paths.append(path)

@@ -36,7 +36,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     case = named.Case(model, shape, classes, axis_name, jnp.dtype(config.dtype))
     prior, bound = kind.build(case), kind.bound and kind.bound(case)
     scaled = not discrete and prior.fit is None
-    prefix = model.prefix if model.given else 0  # rows that are no part of the density
+    prefix = case.prefix  # rows that are no part of the density
     codes, dims = (math.prod(shape[1:]) * (shape[0] - prefix) if discrete else 0), math.prod(shape)
 
     def label_of(batch):

@@ -17,12 +17,12 @@ def defaults() -> dict[str, Any]:
 
     `prior`: 'auto' takes 'autoregressive' for codes and 'gaussian_mixture' for vectors.
 
-    For codes: 'autoregressive' (a gated PixelCNN), 'transformer', 'linear_transformer', 'axial', 'row' ('axial' without
-    what joins its rows), 'masked' (filled in by `iterations`), 'coarse_to_fine' (labels of `clusters` of the codebook,
-    then codes) and 'next_scale' (for those of a multi-scale quantizer). For vectors: 'gaussian_mixture' and
-    'autoregressive' (mixtures of `components`), 'flow', 'diffusion' and 'flow_matching' (of vectors or maps, integrated
-    in `steps`), 'masked_continuous' and 'causal_continuous' (of maps or rows of vectors, each token by `steps` of its
-    head; `token_priors` has their keys).
+    For codes: 'autoregressive' (a gated PixelCNN), 'transformer', 'linear_transformer', 'axial' (of maps, and of videos
+    [t h w c]), 'row' ('axial' without what joins its rows), 'frame' (without what joins its frames), 'masked' (filled
+    in by `iterations`), 'coarse_to_fine' (labels of `clusters` of the codebook, then codes) and 'next_scale' (for those
+    of a multi-scale quantizer). For vectors: 'gaussian_mixture' and 'autoregressive' (mixtures of `components`),
+    'flow', 'diffusion' and 'flow_matching' (of vectors or maps, integrated in `steps`), 'masked_continuous' and
+    'causal_continuous' (of maps or rows of vectors, each token by `steps` of its head; `token_priors` has their keys).
 
     `conditional` gives them classes, of which a share `label_dropout` is hidden in training; with that a `guidance`
     above 1 exaggerates what a class has of its own. `temperature` and `top_k` (0: all codes) are of sampling. Networks
@@ -34,8 +34,8 @@ def defaults() -> dict[str, Any]:
     its data say is filled in: `codes`, `classes`, `scales`, the `prefix` of rows that tell a condition, and the
     `assignment` of codes to clusters.
 
-    `given` leaves the density of the prefix out and asks for it in sampling: images given the codes of their semantic
-    maps, for the first of the transformers.
+    `given` leaves the density of the prefix out and asks for it in sampling, for the transformers and 'axial': images
+    given the codes of their semantic maps, videos given their first frames.
     """
     return token_priors.defaults() | dict(
         prior="auto", conditional=False, hidden=64, layers=5, heads=4, dropout=0.0, embed=32, components=10,
@@ -54,6 +54,11 @@ class Case(NamedTuple):
     dtype: Any
 
     @property
+    def prefix(self) -> int:
+        """Rows, or frames, that are always given."""
+        return self.model.prefix if self.model.given else 0
+
+    @property
     def transformer(self) -> dict[str, Any]:
         """Options that all transformers on codes have."""
         model = self.model
@@ -67,6 +72,10 @@ class Case(NamedTuple):
         return dict(output=self.model.output, components=self.model.components)
 
 
+def _half(layers):
+    return max(1, layers // 2)
+
+
 def _pixelcnn(case):
     model = case.model
     return priors.autoregressive(case.shape, model.codes, case.classes, hidden=model.hidden, layers=model.layers,
@@ -78,23 +87,18 @@ def _transformer(attention):
     def build(case):
         model = case.model
         return priors.transformer(case.shape, model.codes, attention=attention, inputs=model.inputs, style=model.style,
-                                  prefix=model.prefix if model.given else 0, **case.transformer, **case.head)
+                                  prefix=case.prefix, **case.transformer, **case.head)
     return build
 
 
-def _axial(case):
-    half = max(1, case.model.layers // 2)
-    return priors.axial(case.shape, case.model.codes, outer=half, inner=case.model.inner or half, encoder=half,
-                        one_channel=case.model.one_channel, **_no_layers(case), **case.head)
-
-
-def _row(case):
-    return priors.axial(case.shape, case.model.codes, outer=0, inner=case.model.inner or case.model.layers,
-                        encoder=max(1, case.model.layers // 2), **_no_layers(case), **case.head)
-
-
-def _no_layers(case):
-    return {key: value for key, value in case.transformer.items() if key != "layers"}
+def _axial(outer, inner=_half):
+    """`outer` and `inner` are functions of the config's number of layers."""
+    def build(case):
+        model, options = case.model, {key: value for key, value in case.transformer.items() if key != "layers"}
+        return priors.axial(case.shape, model.codes, outer=outer(model.layers), encoder=_half(model.layers),
+                            inner=model.inner or inner(model.layers), one_channel=model.one_channel,
+                            prefix=case.prefix, **options, **case.head)
+    return build
 
 
 def _coarse_to_fine(case):
@@ -135,8 +139,9 @@ CODES = {
     "autoregressive": Kind((1, 2), _pixelcnn, ("temperature",), begins=True),
     "transformer": Kind((1, 2, 3), _transformer("softmax"), GUIDED, begins=True, prefix=True),
     "linear_transformer": Kind((1, 2, 3), _transformer("linear"), GUIDED, begins=True, prefix=True),
-    "axial": Kind((2, 3), _axial, GUIDED, begins=True),
-    "row": Kind((2, 3), _row, GUIDED, begins=True),
+    "axial": Kind((2, 3, 4), _axial(_half), GUIDED, begins=True, prefix=True),
+    "row": Kind((2, 3, 4), _axial(lambda layers: 0, lambda layers: layers), GUIDED, begins=True, prefix=True),
+    "frame": Kind((4,), _axial(lambda layers: (0, _half(layers))), GUIDED, begins=True, prefix=True),
     "masked": Kind((1, 2, 3), lambda case: priors.masked(case.shape, case.model.codes, **case.transformer),
                    ("guidance", "temperature", "iterations"), True,
                    lambda case: priors.masked(case.shape, case.model.codes, schedule="uniform",
@@ -178,8 +183,9 @@ def kind_of(model, shape: tuple[int, ...], discrete: bool) -> Kind:
         raise ValueError(f"model.prior={name!r} does not model latents [n {' '.join(map(str, shape))}]; of these do "
                          f"{', '.join(fitting) or 'none'}")
     if model.given and not (model.prefix and kind.prefix):
-        raise ValueError("model.given=True is for a prior 'transformer' or 'linear_transformer' on latents that begin "
-                         "with a condition: train an autoencoder by configs/semantic_vq.py")
+        fitting = ", ".join(repr(name) for name, row in table.items() if row.prefix) or "no other"
+        raise ValueError(f"model.given=True is for a prior {fitting} on what begins with a condition of model.prefix "
+                         "rows or frames: latents of an autoencoder of configs/semantic_vq.py, or videos")
     if model.style != "gpt" and name not in ("transformer", "coarse_to_fine"):
         raise ValueError(f"model.style={model.style!r} is for the priors 'transformer' and 'coarse_to_fine', not for "
                          f"{name!r}")
