@@ -25,8 +25,9 @@ def get_config(arg: str = ""):
     config.model = vq_vae.defaults()
     config.data.update(dict(source="drums_and_bass"))
     config.update(dict(steps=600, batch_size=16, eval_every=150, figures_every=300, checkpoint_every=150))
-    config.model.update(dict(network="waveform", strides=((4, 4, 4),), hidden=32, blocks=2, codes=256, width=32,
-                             sample_weight=40.0, spectral=0.02, resolutions=((512, 128, 384), (128, 32, 96))))
+    config.model.update(dict(network="waveform", strides=((8, 8),), hidden=32, z_channels=8, blocks=2, codes=256,
+                             width=32, sample_weight=40.0, spectral=0.01,
+                             resolutions=((512, 128, 384), (128, 32, 96))))
     config.optim.update(dict(learning_rate=2e-3, schedule="cosine", warmup_steps=50))
     config.evaluators = ("waveform_quality",)
 
@@ -34,12 +35,13 @@ def get_config(arg: str = ""):
         c.model.update(dict(spectral=0.0, largest=0.0))
 
     def paper(c):
-        # The weights stand for Jukebox's divisions by the variance of its data and the mean norm of their spectra,
-        # which we measured on the synthetic clips, not on Slakh. Clips of 1,024 codes are those that were separated.
+        # The weights stand for Jukebox's divisions, by the variance of the data and the mean norm of their spectra: of
+        # sounds of this length as loud as the synthetic ones. Clips of 1,024 codes are what was separated; Jukebox
+        # itself trained on three times as long ones.
         c.data.update(dict(source="wav:slakh", length=131_072))
         c.model.update(dict(strides=((2, 2, 2), (2, 2), (2, 2)), hidden=32, z_channels=64, blocks=4, dilation_growth=3,
                             codes=2048, width=64, decay=0.99, beta=0.02, start="data", revive=1.0, sample_weight=40.0,
-                            largest=0.8, largest_samples=2048, spectral=0.02, resolutions=PAPER))
+                            largest=0.8, largest_samples=2048, spectral=4e-4, resolutions=PAPER))
         c.optim.update(dict(learning_rate=3e-4, schedule="constant", warmup_steps=100, clip=1.0))
         c.update(dict(steps=384_618, batch_size=256, log_every=100, eval_every=5000, figures_every=5000,
                       checkpoint_every=5000))
