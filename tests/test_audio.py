@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from ml_collections import ConfigDict
 
 from jaxae import data, losses, metrics
 from jaxae.data.drums_and_bass import STEP
 from jaxae.data.wav import write_wav
 from jaxae.nn.waveform import DilatedBlock, WaveformDecoder, WaveformEncoder
-from jaxae.systems import figures
+from jaxae.systems import figures, waveform_error
 from jaxae.systems.latent import separation
 from jaxae.train.figures import write_figures
 
@@ -135,6 +136,22 @@ def test_spectral_distance_is_blind_to_phase_and_linear_in_scale_with_a_gradient
     step = jnp.asarray(1e-2 * rng.normal(size=y.shape), jnp.float32)
     slope = (distance(x, y + step).sum() - distance(x, y - step).sum()) / 2
     np.testing.assert_allclose((gradient(y) * step).sum(), slope, rtol=0.02)
+
+
+def test_the_error_of_waveforms_is_the_weighted_sum_of_its_parts():
+    model = ConfigDict(waveform_error.defaults() | dict(
+        likelihood="mse", spectral=0.3, resolutions=((16, 4, 16),), largest=0.5, largest_samples=3, sample_weight=2.0))
+    x, y = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 40, 1)), jnp.float32)
+    value, found = jax.jit(waveform_error.waveform_error(model, (40, 1)))(x, y)
+    squares = np.square(np.asarray(x - y))[..., 0]
+    spectra = losses.spectral_distance(x[..., 0], y[..., 0], ((16, 4, 16),))
+    want = 2 * squares.mean(1) + 0.5 * np.sort(squares)[:, -3:].mean(1) + 0.3 * spectra
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    np.testing.assert_allclose(found["reconstruction"], squares.mean(1), rtol=1e-5)
+    assert waveform_error.waveform_error(ConfigDict(waveform_error.defaults()), (8, 8, 1)) is None
+    for shape, message in (((28, 28, 1), "are for waveforms"), ((8, 1), "too short")):
+        with pytest.raises(ValueError, match=message):
+            waveform_error.waveform_error(model, shape)
 
 
 # ------------------------------------------------------------------------------------------------------------ networks

@@ -27,8 +27,8 @@ def dilated(x: Float[Array, "b t c"], dilation: int) -> Float[Array, "b s d c"]:
 
     A convolution down the columns, of kernel (k, 1), is the dilated one: no kernel with holes is needed.
 
-    >>> dilated(jnp.arange(5).reshape(1, 5, 1), 3)[0, :, :, 0].tolist()
-    [[0, 1, 2], [3, 4, 0]]
+    >>> dilated(jnp.arange(5.0).reshape(1, 5, 1), 3)[0, :, :, 0].tolist()
+    [[0.0, 1.0, 2.0], [3.0, 4.0, 0.0]]
     """
     b, t, c = x.shape
     rows = -(-t // dilation)
