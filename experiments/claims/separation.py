@@ -210,12 +210,12 @@ def masks_of(train, mixtures, rank: int, size: int = 256):
     def books():
         for x in train:
             rows = np.abs(spectra(x)).reshape(-1, size // 2 + 1)
-            yield NMF(rank, init="nndsvda", max_iter=200, random_state=0).fit(rows[::7]).components_
+            yield NMF(rank, init="nndsvda", max_iter=200, tol=1e-3, random_state=0).fit(rows[::7]).components_
 
     both, seen = np.concatenate([*books()]), spectra(mixtures)
     rows = np.abs(seen).reshape(-1, size // 2 + 1).astype(both.dtype)
     weights = non_negative_factorization(rows, H=both, update_H=False, n_components=2 * rank, init="custom",
-                                         max_iter=200)[0]
+                                         max_iter=200, tol=1e-3)[0]
     parts = np.stack([weights[:, :rank] @ both[:rank], weights[:, rank:] @ both[rank:]])
     shares = (parts / (parts.sum(0) + 1e-9)).reshape(2, *seen.shape)
     sounds = istft((2 * shares * seen).swapaxes(-1, -2), nperseg=size, noverlap=3 * size // 4)[1]
