@@ -119,9 +119,10 @@ def digits_are_separated_in_code_space(threshold):
     method that keeps what is seen of the mixture: `over_nmf_masks_db` compares with the best of these and is in no
     threshold. `autoencoder` is that of the reconstructed sources, the ceiling of what codes can give, `mixture_codec`
     the codec's PSNR on mixtures. `right_order` is the share of mixtures in which the estimates stand nearer to the
-    sources in the order of the priors; `refinement_db` is what the gradient refinement adds, after which the published
-    code reports its images, to the first 50. `found_over_truth_nats` says how much likelier the model holds what the beam finds than the true
-    sources' codes: above zero it is the model that errs, not the search. Draws are of the first 100 mixtures.
+    sources in the order of the priors. `refinement_db` is what the gradient refinement adds to the first 50; the
+    published code reports its images after it. `found_over_truth_nats` says how much likelier the model holds what the
+    beam finds than the codes of the true sources: above zero it is the model that errs, not the search. Draws are of
+    the first 100 mixtures.
 
     The first run had K = 64, a wider encoder and a codec that had seen no mixture: 14.74 dB, and 15.13 by NMF. Codes
     that see less of their neighbours tell more of the pair from the mixture's code (by half a nat at K = 128), and so
@@ -232,10 +233,11 @@ def drums_and_bass_are_separated_in_code_space(threshold):
     """A second at 4,000 Hz, 64 codes of K = 256, one transformer prior with the instrument as its class.
 
     The codec trains on the clips of both instruments and on sums of them, as Jukebox's on songs; the prior on clips
-    alone. The likelihood weighs 3 against the priors, as in the published code's beam search. SI-SDR in decibels against the true sources, in the order of the priors, the mean of both instruments over 60
-    test sums. `autoencoder` is that of the reconstructed sources, the ceiling of what codes can give; `nmf_masks`
-    is for comparison and in no threshold: masks of dictionaries of 20 spectra for each source, which keep the mixture's
-    own samples and pay nothing for a codec.
+    alone. The likelihood weighs 3 against the priors, as in the published code's beam search. SI-SDR in decibels
+    against the true sources, in the order of the priors, the mean of both instruments over 40 test sums. `autoencoder`
+    is that of the reconstructed sources, the ceiling of what codes can give; `nmf_masks` is for comparison and in no
+    threshold: masks of dictionaries of 20 spectra for each source, which keep the mixture's own samples and pay nothing
+    for a codec.
     """
     dataset, codes, count = data.load(dict(source="drums_and_bass")), 256, 40
     (x, label), (test, test_label) = ((split[:]["x"], split[:]["label"]) for split in dataset[:2])
