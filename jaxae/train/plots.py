@@ -146,7 +146,7 @@ def waveforms(sounds: Shaped[Array | np.ndarray, "k n t"], path: PathLike, title
             panel.plot(sounds[j, i], color=colours[j % len(colours)], linewidth=1.4 if j == 0 and k > 1 else 0.7)
         panel.set(ylim=(-1.05 * limit, 1.05 * limit), yticks=(), xlim=(0, sounds.shape[2] - 1))
     axes[-1].set_xlabel("sample")
-    figure.suptitle(title)
+    figure.suptitle(f"{title} (grey: given, blue: found)" if k == 2 else title)
     return render(figure, path)
 
 
