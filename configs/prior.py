@@ -15,7 +15,9 @@ scale, for a run with 16,384 codes.
 `semantic` (for configs/semantic_vq.py) is a transformer over the codes of an image given those of its semantic map
 (Alaniz et al. 2022, arXiv 2209.02536), which also draws from the 100 likeliest codes; `paper_semantic` at that scale.
 `transformer,conditional` is also what experiments/separate.py separates mixtures by (Postolache et al. 2023, arXiv
-2301.08562); `paper_separation` at that paper's scale, for a run of configs/vq.py:paper_separation.
+2301.08562), `sounds` that for configs/audio.py. At that paper's scale: `paper_separation` for a run of
+configs/vq.py:paper_separation, `paper_separation_celeba` and `paper_separation_imagenet` for those of the same names in
+configs/vqgan.py, `paper_sounds` for configs/audio.py:paper.
 
 For vectors: `mixture` (EM needs no steps), `flow` (RealNVP), `autoregressive` (a masked network, arXiv 1502.03509),
 `diffusion` (Ho et al. 2020, arXiv 2006.11239), `flow_matching` (Lipman et al. 2022, arXiv 2210.02747).
@@ -84,6 +86,29 @@ def get_config(arg: str = ""):
         c.update(dict(batch_size=128, steps=234_000, log_every=100, eval_every=4680, figures_every=4680,
                       checkpoint_every=4680))
 
+    def sounds(c):
+        transformer("transformer", conditional=True, label_dropout=0.0, layers=3)(c)
+        c.update(dict(batch_size=50, steps=800))
+
+    def paper_separation_taming(hidden, layers, heads, **model):
+        """The published transformers on VQGAN's codes, trained as the others of that code."""
+        def change(c):
+            transformer("transformer", hidden=hidden, layers=layers, heads=heads, dropout=0.0, **model)(c)
+            c.optim.update(dict(name="adamw", learning_rate=4.5e-6 * 16, schedule="constant", warmup_steps=0, b2=0.95,
+                                weight_decay=0.01))
+            c.update(dict(batch_size=16, steps=1_000_000, log_every=100, eval_every=10_000, figures_every=10_000,
+                          checkpoint_every=10_000))
+        return change
+
+    def paper_sounds(c):
+        # 48 layers of width 1,024, one head and MLPs as wide as that. Jukebox's attention is sparse and a quarter as
+        # wide; one network serves both instruments here, which start it by a token of their own, two there.
+        transformer("transformer", conditional=True, label_dropout=0.0, hidden=1024, layers=48, heads=1, mlp_ratio=1,
+                    dropout=0.0)(c)
+        c.optim.update(dict(name="adamw", learning_rate=3e-4, schedule="constant", warmup_steps=100, clip=1.0))
+        c.update(dict(batch_size=16, steps=300_000, dtype="bfloat16", log_every=100, eval_every=10_000,
+                      figures_every=10_000, checkpoint_every=10_000))
+
     def denoising(name):
         def change(c):
             c.model.update(dict(prior=name, hidden=256, layers=3, dropout=0.0))
@@ -137,4 +162,6 @@ def get_config(arg: str = ""):
         paper_mar=paper_mar(768, 24, 12, (1024, 6), 2.9), paper_mar_large=paper_mar(1024, 32, 16, (1280, 8), 3.0),
         paper_mar_huge=paper_mar(1280, 40, 16, (1536, 12), 3.2),
         llama=llama, paper_coarse=paper_coarse, paper_semantic=paper_semantic, paper_separation=paper_separation,
+        sounds=sounds, paper_sounds=paper_sounds, paper_separation_celeba=paper_separation_taming(1664, 24, 16),
+        paper_separation_imagenet=paper_separation_taming(1536, 48, 24, conditional=True, label_dropout=0.0),
         tiny=tiny))

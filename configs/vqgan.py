@@ -15,6 +15,10 @@ At the scale of papers, on ImageNet at 256x256. Features are VGG16's, whose weig
 jaxae.nn.vgg.read_vgg16), or `--config.model.perceptual=0.0`. A quantizer's name after one of these changes that alone:
 
 - `paper_taming`: 16x16 codes of 1,024, as VQGAN was published.
+- `paper_separation_imagenet` (16,384 codes), `paper_separation_celeba` (1,024, faces at 256x256) and
+  `paper_separation_celeba_64` (the same faces at 64x64, halved twice): the tokenizers by whose codes Postolache et al.
+  2023, arXiv 2301.08562, separate pairs of images, with priors of the same names in configs/prior.py
+  (`paper_separation_celeba` for both sizes) and experiments/separate.py.
 - `paper_rotation_16x16x256`, `paper_rotation_64x64x3` (8,192 codes) and `paper_rotation_32x32x4` (16,384): VQGANs with
   the rotation trick, the last two with the networks of latent diffusion (Rombach et al. 2021, arXiv 2112.10752).
 - `paper_rotation_vqvae_32x32x32` (1,024 codes) and `paper_rotation_vqvae_64x64x3` (8,192): the same paper's VQ-VAEs,
@@ -77,6 +81,21 @@ def get_config(arg: str = ""):
     def paper_taming(c):
         taming(c, 96, channels=F16, attention_sizes=(16,), z_channels=256, width=256, codes=1024, gan=0.8)
 
+    def paper_separation_imagenet(c):
+        paper_taming(c)
+        c.model.codes = 16384
+
+    def paper_separation_celeba(c):
+        # CelebA's cropped faces for CelebA-HQ's: tensorflow-datasets makes the latter by hand only. 50 epochs are ours.
+        paper_taming(c)
+        c.data.source = "tfds:celeb_a"
+        c.steps = 84_800
+
+    def paper_separation_celeba_64(c):
+        paper_separation_celeba(c)
+        c.data.size = 64
+        c.model.update(dict(channels=F4, attention_sizes=(16,), patch_channels=(64, 128), patch_strides=(2, 2)))
+
     def paper_rotation_16(c):
         paper_taming(c)
         c.model.update(dict(estimator="rotation", gan=0.75))
@@ -118,7 +137,9 @@ def get_config(arg: str = ""):
         cosine=quantizer(distance="cosine"), rotation=quantizer(estimator="rotation"),
         fsq=quantizer("finite_scalar", levels=(8, 6, 5)), lfq=quantizer("lookup_free", width=8, entropy_weight=0.01),
         plain=plain, conv=conv, photographs=photographs,
-        paper_taming=paper_taming, paper_rotation_16x16x256=paper_rotation_16,
+        paper_taming=paper_taming, paper_separation_imagenet=paper_separation_imagenet,
+        paper_separation_celeba=paper_separation_celeba, paper_separation_celeba_64=paper_separation_celeba_64,
+        paper_rotation_16x16x256=paper_rotation_16,
         paper_rotation_64x64x3=paper_rotation_64, paper_rotation_32x32x4=paper_rotation_32,
         paper_rotation_vqvae_32x32x32=paper_vqvae(channels=F8, z_channels=256, width=32, codes=1024),
         paper_rotation_vqvae_64x64x3=paper_vqvae(channels=F4, width=3, codes=8192), paper_fsq=paper_fsq,

@@ -206,6 +206,50 @@ def test_paper_scale_separation_has_7x7_codes_of_256_and_a_prior_of_three_layers
     assert params["embed"]["embedding"].shape == (256, d) and params["first"]["embedding"].shape == (11, d)
 
 
+@pytest.mark.parametrize("arg, shape, codes, width, layers, heads", [
+    ("paper_separation_celeba", (16, 16), 1024, 1664, 24, 16),
+    ("paper_separation_imagenet", (16, 16), 16384, 1536, 48, 24),
+    ("paper_sounds", (1024,), 2048, 1024, 48, 1), ("sounds", (64,), 256, 128, 3, 4)])
+def test_paper_scale_separation_has_the_published_transformers(arg, shape, codes, width, layers, heads):
+    """Those of VQGAN's codes, of which ImageNet's has 1.4 billion parameters; Jukebox's small prior."""
+    config = get_config("prior", arg)
+    check(config)
+    config.model.update(dict(codes=codes, classes=1000 if "imagenet" in arg else 2))
+    batch = {"x": jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.int32),
+             "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)}
+    params = jax.eval_shape(systems.build(config, batch).init, jax.random.key(0), batch).params
+    ratio = config.model.mlp_ratio
+    layer = dense(width, 3 * width) + dense(width, width) + dense(width, ratio * width, width) + 4 * width
+    blocks = {k: v for k, v in params["body"].items() if "block" in k}
+    assert sum(leaf.size for leaf in jax.tree.leaves(blocks)) == layers * layer and config.model.heads == heads
+    assert params["embed"]["embedding"].shape == (codes, width)
+    if "imagenet" in arg:
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e9 == pytest.approx(1.41, rel=0.005)
+
+
+def test_paper_scale_faces_of_64_pixels_have_16x16_codes():
+    config, sizes = sizes_at_paper_scale("vqgan", "paper_separation_celeba_64", (64, 64, 3))
+    system = systems.build(config, {"x": jax.ShapeDtypeStruct((config.batch_size, 64, 64, 3), jnp.float32)})
+    assert system.latent[:2] == ((16, 16), 1024) and sizes["codes"] == 1024 * 256 and sizes["critic"] > 0
+
+
+def test_paper_scale_audio_is_the_top_level_of_jukebox():
+    """Seven halvings in levels of three, two and two: 128 samples to a code of 2,048; clips of 1,024 codes."""
+    config, sizes = sizes_at_paper_scale("audio", shape=(131_072, 1))
+    system = systems.build(config, {"x": jax.ShapeDtypeStruct((config.batch_size, 131_072, 1), jnp.float32)})
+    assert system.latent[:2] == ((1024,), 2048)
+    block = conv_size(3, 32, 32) + conv_size(1, 32, 32)
+    down = [conv_size(4, 1, 32)] + 6 * [conv_size(4, 32, 32)]
+    down[3] = down[5] = conv_size(4, 64, 32)  # between levels there are 64 channels
+    assert sizes["encoder"] == sum(down) + 7 * 4 * block + 3 * conv_size(3, 32, 64)
+    up = 4 * conv_size(4, 32, 32) + 3 * conv_size(4, 32, 64)
+    assert sizes["decoder"] == up + 7 * 4 * block + 3 * conv_size(3, 64, 32) + conv_size(3, 64, 1)
+
+
+def conv_size(kernel, before, after):
+    return (kernel * before + 1) * after
+
+
 def test_paper_scale_global_codes_are_of_whole_maps():
     config = get_config("global_codes", "paper")
     check(config)
@@ -234,6 +278,8 @@ def sizes_at_paper_scale(name, arg="paper", shape=(28, 28, 1)):
 
 @pytest.mark.parametrize("arg, places, codes, width, networks, batch", [
     ("paper_taming", 16, 1024, 256, 71_879_555, 96), ("paper_rotation_16x16x256", 16, 1024, 256, 71_879_555, 96),
+    ("paper_separation_imagenet", 16, 16384, 256, 71_879_555, 96),
+    ("paper_separation_celeba", 16, 1024, 256, 71_879_555, 96),
     ("paper_rotation_64x64x3", 64, 8192, 3, 55_298_206, 64),
     ("paper_rotation_32x32x4", 32, 16384, 4, 67_651_759, 64),
     ("paper_rotation_vqvae_32x32x32,cosine", 32, 1024, 32, 0, 256),

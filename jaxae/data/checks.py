@@ -8,6 +8,7 @@ The kinds of `x`, told apart by rank and dtype:
 | bool `[n h w c]` or `[n h w]` | binary image, stored as uint8 0 and 255 |
 | float `[n h w c]` or `[n h w]` | image in [0, 1]; `[n h w]` gains a channel axis |
 | uint8, bool or float `[n t h w c]` | video of t frames, as images |
+| float `[n t 1]` | waveform, any finite values |
 | float `[n d]` | vector, any finite values |
 | uint8 or bool `[n d]` | vector of pixels, 0 to 255 |
 | int16, int32, int64, uint16, uint32 `[n t]` or `[n h w]` | tokens, stored as int32 |
@@ -20,8 +21,8 @@ import numpy as np
 
 from jaxae.data.source import ArraySource, DataError, Source
 
-_SHAPES = ("x must be an image [n h w c] or [n h w], a video [n t h w c], a vector [n d], or integer tokens [n t] or "
-           "[n h w]")
+_SHAPES = ("x must be an image [n h w c] or [n h w], a video [n t h w c], a waveform [n t 1], a vector [n d], or "
+           "integer tokens [n t] or [n h w]")
 
 
 def as_x(x: Any, name: str = "x") -> np.ndarray:
@@ -58,7 +59,7 @@ def as_x(x: Any, name: str = "x") -> np.ndarray:
         x = x.astype(np.uint8) * np.uint8(255)
     if x.dtype == np.float64 or x.dtype.itemsize > 8:
         x = x.astype(np.float32)
-    return x[..., None] if x.ndim == 3 else x
+    return x[..., None] if x.ndim == 3 and not (kind == "float" and x.shape[2] == 1) else x
 
 
 def as_label(label: Any, n: int, name: str = "label") -> np.ndarray:

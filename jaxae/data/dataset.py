@@ -14,6 +14,7 @@ from jaxae.data.checks import as_label, as_x, check, kind_of
 from jaxae.data.collages import collages
 from jaxae.data.dictionaries import dictionary, feature_tree
 from jaxae.data.digits import digits, sklearn_digits
+from jaxae.data.drums_and_bass import drums_and_bass
 from jaxae.data.files import folder, npz, split_arrays
 from jaxae.data.gaussians import gaussians
 from jaxae.data.influence import influence
@@ -28,10 +29,11 @@ from jaxae.data.sentences import sentences
 from jaxae.data.source import ArraySource, DataError, Source
 from jaxae.data.sprites import sprites
 from jaxae.data.tfds import tfds
+from jaxae.data.wav import wav
 
 # Every option with its default, which leaves the choice to the source. The sources' docstrings say the rest.
 DEFAULTS: dict[str, Any] = {
-    "source": "digits",          # of SOURCES, or 'tfds:NAME', 'npz:', 'folder:', 'pairs:' or 'activations:PATH'
+    "source": "digits",          # of SOURCES, or a scheme and a path or name: 'tfds:NAME', 'npz:PATH', 'wav:PATH', ...
     "binarize": "none",          # 'none', 'static' (one draw per example for ever), 'dynamic' (one per step)
     "levels": 0,                 # grey levels, or of each colour, to which images are rounded; 0: as they are
     "augment": (),               # names of transforms.AUGMENT: 'flip', 'shift', 'crop'; training only
@@ -48,7 +50,8 @@ DEFAULTS: dict[str, Any] = {
     "classes": 0, "ignore": 255,                                       # pairs: images with semantic maps
     "components": 8, "dim": 2, "layout": "circle", "radius": 2.0, "std": 0.1,   # gaussians
     "factor_sizes": (),                                                # sprites
-    "vocabulary": "", "words": 0, "length": 0, "per_cluster": 5, "template_dropout": 0.3,   # paralex, qqp
+    "length": 0,                                                       # drums_and_bass, wav, paralex, qqp
+    "vocabulary": "", "words": 0, "per_cluster": 5, "template_dropout": 0.3,   # paralex, qqp
     "normalise": "none",         # activations: 'mean_norm' (mean |x|^2 = d) or 'example' (mean 0, norm 1)
     "atom_dim": 0, "noise": 0.0,                                       # dictionary, feature_tree
     "atoms": 64, "active": 3, "active_std": 0.0, "coefficients": "uniform", "low": 0.5, "high": 1.5,  # dictionary
@@ -66,11 +69,11 @@ SOURCES: dict[str, Callable[..., tuple[Source, Source]]] = {
     "digits": digits, "sklearn_digits": sklearn_digits, "photographs": photographs, "gaussians": gaussians,
     "sprites": sprites, "scenes": scenes, "sentences": sentences, "paraphrases": paraphrases, "dictionary": dictionary,
     "feature_tree": feature_tree, "influence": influence, "planted_pairs": planted_pairs, "collages": collages,
-    "moving_digits": moving_digits,
+    "moving_digits": moving_digits, "drums_and_bass": drums_and_bass,
 }
 _SCHEMES: dict[str, Callable[..., tuple[Source, Source]]] = {
     "tfds": tfds, "npz": npz, "folder": folder, "pairs": pairs, "activations": activations,
-    "paralex": paralex, "qqp": qqp,
+    "paralex": paralex, "qqp": qqp, "wav": wav,
 }
 _COMMON = ("source", "binarize", "levels", "augment", "num_train", "num_test", "seed", "resident_bytes")
 
@@ -199,7 +202,7 @@ def _builder(source: str) -> tuple[Callable[..., tuple[Source, Source]], dict[st
     near = difflib.get_close_matches(source, SOURCES, 1)
     raise DataError(f"unknown data source {source!r}" + (f", did you mean {near[0]!r}?" if near else
                     f": use one of {', '.join(SOURCES)}, activations:PATH, paralex:PATH, qqp:PATH, pairs:PATH, "
-                    "tfds:NAME, npz:PATH or folder:PATH"))
+                    "tfds:NAME, npz:PATH, folder:PATH or wav:PATH"))
 
 
 def _dataset(train: Source, test: Source, options: Mapping[str, Any], name: str) -> Dataset:

@@ -63,6 +63,7 @@ from jaxae.losses.sliced_wasserstein import (
     wasserstein_1d,
 )
 from jaxae.losses.sorting import argsort, sort
+from jaxae.losses.spectral import spectral_distance, spectrogram
 from jaxae.losses.total_correlation import (
     AggregateLogDensity,
     KLDecomposition,
@@ -99,7 +100,8 @@ __all__ = [
     "primal_objective", "rbf", "reverse_water_filling", "sample_sphere", "scaled_gradient_penalty", "select_sigma",
     "semidual_asgd", "semidual_gradient", "semidual_init", "semidual_objective", "sigma_points",
     "sigma_reconstruction", "sinkhorn", "sinkhorn_divergence", "sinkhorn_points", "sliced_wasserstein",
-    "soft_c_transform", "sort", "squared_distances", "tc_discriminator_loss", "transport_plan", "vae_k_bound",
+    "soft_c_transform", "sort", "spectral_distance", "spectrogram", "squared_distances", "tc_discriminator_loss",
+    "transport_plan", "vae_k_bound",
     "vmf_kl", "vmf_log_normalizer", "vmf_log_prob", "vmf_mean_length", "vmf_sample", "wasserstein_1d",
     "wasserstein_to_standard",
 ]

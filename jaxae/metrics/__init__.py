@@ -1,5 +1,6 @@
 """Metrics as pure functions of arrays, with small accumulators where they stream."""
 
+from jaxae.metrics.audio import si_sdr
 from jaxae.metrics.code_correlation import GroupCorrelation, code_correlation, group_correlation
 from jaxae.metrics.codes import code_counts, perplexity, usage
 from jaxae.metrics.concepts import LatentName, name_latents
@@ -143,7 +144,7 @@ __all__ = [
     "normalised_mse", "onehot_bits", "ood_score", "per_token_scaling", "permutation_psnr", "perplexity",
     "pixel_accuracy",
     "plausibility", "precision_recall", "probe_loss", "psnr", "pw_mcc", "quantize_codes", "r2",
-    "retrieval_accuracy", "sap", "sap_continuous", "soft_identifiability", "spark_lower_bound", "spike_bits",
+    "retrieval_accuracy", "sap", "sap_continuous", "si_sdr", "soft_identifiability", "spark_lower_bound", "spike_bits",
     "splitting_gain", "ssim", "stable_rank", "summarize_codes", "support_changes", "token_accuracy",
     "token_coverage", "token_entropy", "token_f1", "top_example_overlap", "union_growth", "update_code_statistics",
     "update_moments", "usage", "worst_group_accuracy", "zipf_quotas",

@@ -38,15 +38,17 @@ from jaxae.nn.style import InstanceNormEncoder, StyleBlock, StyleDecoder
 from jaxae.nn.taming import MapAttention, TamingBlock, TamingDecoder, TamingEncoder
 from jaxae.nn.unet import UNet
 from jaxae.nn.vgg import read_vgg16, stage_weights, vgg16_maps
+from jaxae.nn.waveform import DilatedBlock, WaveformDecoder, WaveformEncoder
 
 __all__ = [
     "BrenierMap", "Conv", "ConvClassifier", "ConvDecoder", "ConvEncoder", "ConvTranspose", "CouplingFlow",
-    "CrossAttention", "Flow", "GatedMLP", "IAF", "ICNN", "ImageDecoder", "ImageEncoder", "InstanceNormEncoder",
-    "InverseLipschitzDecoder", "LSTMDecoder", "LSTMEncoder", "MADE", "MLP", "MNISTConvDecoder", "MNISTConvEncoder",
-    "MapAttention", "MultiheadPool", "PatchGAN", "PixelCNN", "PlanarFlow", "PooledDecoder", "PooledEncoder",
-    "PreActivationBlock", "PreActivationUpBlock", "ResNetV2Decoder", "ResNetV2Encoder", "ResidualBlock",
-    "ResidualStack", "SelfAttention", "Seq2Seq", "StridedDecoder", "StridedEncoder", "StyleBlock", "StyleDecoder",
-    "TamingBlock", "TamingDecoder", "TamingEncoder", "TransformerBlock", "UNet", "beam_search", "capture",
-    "check_divisible", "dropout", "multihead_pool", "read_vgg16", "roll_out", "rotary_angles", "rotate_pairs",
-    "sequence_mask", "shifted", "smallest_singular_value", "stage_weights", "vgg16_maps",
+    "CrossAttention", "DilatedBlock", "Flow", "GatedMLP", "IAF", "ICNN", "ImageDecoder", "ImageEncoder",
+    "InstanceNormEncoder", "InverseLipschitzDecoder", "LSTMDecoder", "LSTMEncoder", "MADE", "MLP",
+    "MNISTConvDecoder", "MNISTConvEncoder", "MapAttention", "MultiheadPool", "PatchGAN", "PixelCNN", "PlanarFlow",
+    "PooledDecoder", "PooledEncoder", "PreActivationBlock", "PreActivationUpBlock", "ResNetV2Decoder",
+    "ResNetV2Encoder", "ResidualBlock", "ResidualStack", "SelfAttention", "Seq2Seq", "StridedDecoder",
+    "StridedEncoder", "StyleBlock", "StyleDecoder", "TamingBlock", "TamingDecoder", "TamingEncoder",
+    "TransformerBlock", "UNet", "WaveformDecoder", "WaveformEncoder", "beam_search", "capture", "check_divisible",
+    "dropout", "multihead_pool", "read_vgg16", "roll_out", "rotary_angles", "rotate_pairs", "sequence_mask",
+    "shifted", "smallest_singular_value", "stage_weights", "vgg16_maps",
 ]

@@ -6,10 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxae.losses.spectral import spectrogram
+
 
 def comparison(x: Array, x_hat: Array, count: int = 32) -> dict[str, Array]:
-    """Inputs over reconstructions for images and sentences, both clouds for points in the plane, nothing for the rest.
+    """Inputs over reconstructions for images and sentences, spectra and curves of both for waveforms, both clouds for
+    points in the plane, nothing for the rest.
     """
+    if is_sound(x):
+        both = jnp.stack([x[:8], x_hat[:8]])
+        return {"reconstructions": spectra(both), "reconstructions_waveforms": both[..., 0]}
     if _is_text(x):
         return {"reconstructions": _paragraphs(jnp.stack([x[:count // 2], x_hat[:count // 2]], 1))}
     if x.ndim == 4:
@@ -21,12 +27,27 @@ def comparison(x: Array, x_hat: Array, count: int = 32) -> dict[str, Array]:
 
 
 def samples(x_hat: Array) -> dict[str, Array]:
-    """A grid of images, a list of sentences, or a cloud of points."""
+    """A grid of images, spectra and curves of waveforms, a list of sentences, or a cloud of points."""
+    if is_sound(x_hat):
+        return {"samples": spectra(x_hat[:16]), "samples_waveforms": x_hat[None, :8, :, 0]}
     if _is_text(x_hat):
         return {"samples": x_hat}
     if x_hat.ndim == 4:
         return {"samples": jnp.clip(x_hat, 0.0, 1.0)}
     return {"samples": x_hat} if x_hat.ndim == 2 and x_hat.shape[1] == 2 else {}
+
+
+def is_sound(x: Array) -> bool:
+    """Whether these are waveforms `[n t 1]`."""
+    return x.ndim == 3 and x.shape[-1] == 1 and not jnp.issubdtype(x.dtype, jnp.integer)
+
+
+def spectra(x: Array) -> Array:
+    """Waveforms `[... t 1]` as pictures `[... f s 1]`: time to the right, frequency upwards, 70 dB from black to white.
+    """
+    size = 1 << max(4, min(9, (x.shape[-2] // 8).bit_length()))  # time and frequency about as fine as one another
+    level = 20.0 * jnp.log10(spectrogram(x[..., 0], size, max(1, x.shape[-2] // 128)) * 4.0 / size + 1e-6)
+    return jnp.clip((level + 70.0) / 70.0, 0.0, 1.0)[..., ::-1, :, None]
 
 
 def coloured(maps: Array, classes: int) -> Array:

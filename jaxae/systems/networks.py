@@ -15,6 +15,7 @@ from jaxae.nn.resnet_v2 import ResNetV2Decoder, ResNetV2Encoder
 from jaxae.nn.strided import StridedDecoder, StridedEncoder, leaky_relu
 from jaxae.nn.style import InstanceNormEncoder, StyleDecoder
 from jaxae.nn.taming import TamingDecoder, TamingEncoder
+from jaxae.nn.waveform import WaveformDecoder, WaveformEncoder, hop_of
 from jaxae.systems import sentence_networks
 from jaxae.systems.observation import Observation
 from jaxae.systems.pixels import pixel_observation
@@ -22,8 +23,9 @@ from jaxae.systems.pixels import pixel_observation
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu, "silu": nn.silu}
 INITIALIZERS = {"lecun_normal": nn.initializers.lecun_normal(),
                 "third_uniform": nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")}
-NETWORKS = ("conv", "mlp", "mnist_conv", "resnet_v2", "dcgan", "wae", "unscented", "pooled", "style", "lstm", "taming")
-MAPS = ("conv", "taming")  # those that have maps of features as outputs and inputs
+NETWORKS = ("conv", "mlp", "mnist_conv", "resnet_v2", "dcgan", "wae", "unscented", "pooled", "style", "lstm", "taming",
+            "waveform")
+MAPS = ("conv", "taming", "waveform")  # those that have maps of features as outputs and inputs
 
 
 def defaults() -> dict[str, Any]:
@@ -40,17 +42,20 @@ def defaults() -> dict[str, Any]:
     instance normalisation, then dense `features`; the decoder's maps take their scales and shifts from the latent),
     'taming' (VQGAN's: `blocks` residual blocks of as many channels as `channels` says at each resolution, the image's
     first, so that it is halved once less than there are; attention where a map's height is among `attention_sizes`;
-    `z_channels` before the 1x1 convolution to a map's channels, 0 for as many), or 'lstm' for sentences, with keys and
-    a likelihood of its own (`sentence_networks`).
+    `z_channels` before the 1x1 convolution to a map's channels, 0 for as many), 'waveform' (Jukebox's, for waveforms
+    [n t 1]: levels of convolutions with these `strides`, each followed by `blocks` residual blocks of `hidden` channels
+    and of dilations 1, g, g^2, ... for g = `dilation_growth`; `z_channels` between levels, 0 for as many), or 'lstm'
+    for sentences, with keys and a likelihood of its own (`sentence_networks`).
 
     `likelihood`: a name of `jaxae.distributions.likelihood`, with `scale` for the fixed Gaussian and `grey_levels` for
     the discretized logistic; systems may add 'mse'. `decoder`: 'factorised', or 'pixelcnn', whose pixels also see those
     before them, by `pixelcnn_layers` of kernels of side `pixelcnn_kernel`, after a first one of 7.
     """
     return dict(network="conv", channels=(32, 64), blocks=2, hidden=32, features=(512,), activation="relu", norm=False,
-                dropout=0.0, initializer="lecun_normal", attention_sizes=(), z_channels=0, likelihood="bernoulli",
-                scale=1.0, grey_levels=256, decoder="factorised", pixelcnn_hidden=32, pixelcnn_layers=4,
-                pixelcnn_kernel=3) | sentence_networks.defaults()
+                dropout=0.0, initializer="lecun_normal", attention_sizes=(), z_channels=0,
+                strides=((2, 2, 2), (2, 2), (2, 2)), dilation_growth=3, likelihood="bernoulli", scale=1.0,
+                grey_levels=256, decoder="factorised", pixelcnn_hidden=32,
+                pixelcnn_layers=4, pixelcnn_kernel=3) | sentence_networks.defaults()
 
 
 class VectorEncoder(nn.Module):
@@ -99,11 +104,17 @@ class Reshape(nn.Module):
 
 
 def map_shape(model, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Height and width of the feature map of a network of `MAPS` for images `(h, w, c)`.
+    """Height and width of the feature map of a network of `MAPS` for images `(h, w, c)`, or its length for waveforms.
 
     Raises:
-      ValueError: for data that are not images, or sizes that the strides do not divide.
+      ValueError: for data that are not images or waveforms, or sizes that the strides do not divide.
     """
+    if model.network == "waveform":
+        hop = hop_of(model.strides)
+        if len(shape) != 2 or shape[0] % hop:
+            raise ValueError(f"model.network='waveform' needs waveforms [n t 1] with t a multiple of {hop}, the "
+                             f"product of model.strides; the data are [n {' '.join(map(str, shape))}]: set data.length")
+        return (shape[0] // hop,)
     if len(shape) != 3:
         raise ValueError(f"model.network={model.network!r} needs images [n h w c], the data are [n "
                          f"{' '.join(map(str, shape))}]: use model.network='mlp'")
@@ -203,9 +214,12 @@ def vector_decoder(model, shape: tuple[int, ...], channels: int, dtype, axis_nam
 
 
 def map_encoder(model, shape: tuple[int, ...], out: int, dtype) -> nn.Module:
-    """A module `x [n h w c] -> [n h' w' out]`."""
+    """A module `x [n h w c] -> [n h' w' out]`, or `[n t c] -> [n t' out]` for waveforms."""
     check_network(model, MAPS)
     map_shape(model, shape)
+    if model.network == "waveform":
+        return WaveformEncoder(model.strides, model.hidden, model.z_channels or out, out, model.blocks,
+                               model.dilation_growth, dtype)
     if model.network == "taming":
         return TamingEncoder(tuple(model.channels), out, model.blocks, tuple(model.attention_sizes), model.z_channels,
                              dtype, shape[0])
@@ -216,6 +230,9 @@ def map_decoder(model, channels: int, dtype, height: int = 0) -> nn.Module:
     """A module `z [n h' w' d] -> [n h w channels]`, whose last layer is named as `last_layer` says; `height` of the
     images it is trained on lets it decode larger maps by the same layers."""
     check_network(model, MAPS)
+    if model.network == "waveform":
+        return WaveformDecoder(channels, model.strides, model.hidden, model.z_channels or model.width, model.blocks,
+                               model.dilation_growth, dtype)
     widths = tuple(reversed(tuple(model.channels)))
     if model.network == "taming":
         return TamingDecoder(widths, channels, model.blocks, tuple(model.attention_sizes), model.z_channels, dtype,
@@ -225,13 +242,14 @@ def map_decoder(model, channels: int, dtype, height: int = 0) -> nn.Module:
 
 def last_layer(model) -> str:
     """The name of the last convolution of `map_decoder`, whose `kernel` gives the pixels."""
-    return "out" if model.network == "taming" else f"up{len(model.channels) - 1}"
+    return "out" if model.network in ("taming", "waveform") else f"up{len(model.channels) - 1}"
 
 
 def check_network(model, allowed: tuple[str, ...] = NETWORKS) -> None:
     """Raises ValueError for a network that the system cannot use."""
     if model.network not in allowed:
-        hint = "; a map of codes needs 'conv' or 'taming', or set model.positions" if model.network in NETWORKS else ""
+        hint = "; a map of codes needs 'conv' or 'taming', of sounds 'waveform', or set model.positions" \
+            if model.network in NETWORKS else ""
         raise ValueError(f"model.network={model.network!r} must be one of {', '.join(allowed)} here{hint}")
     if model.dropout and model.network != "resnet_v2":
         raise ValueError(f"model.dropout={model.dropout} is for model.network='resnet_v2': set it to 0")

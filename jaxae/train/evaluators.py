@@ -30,6 +30,18 @@ def image_quality(system: System, model: Variables, dataset: Dataset, key: jax.A
     return {name: np.mean(rows[name]) for name in rows}
 
 
+def waveform_quality(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
+    """Scale-invariant ratio of signal to distortion of test reconstructions in decibels, of clips with any sound, and
+    their mean squared error."""
+    def quality(batch):
+        x, x_hat = batch["x"], system.reconstruct(model, *inputs_of(system, batch))
+        return {"si_sdr": metrics.si_sdr(x[..., 0], x_hat[..., 0]), "mse": metrics.mse(x, x_hat),
+                "sounds": jnp.abs(x).max((1, 2)) > 1e-3}
+
+    rows = _over_test(jax.jit(quality), dataset, key)
+    return {"si_sdr": np.mean(rows["si_sdr"], where=rows["sounds"]), "mse": np.mean(rows["mse"])}
+
+
 def nll(system: System, model: Variables, dataset: Dataset, key: jax.Array, config) -> dict[str, Any]:
     """-log p(x) in nats by importance sampling, `nll_samples` draws, and bits per dimension."""
     samples = config.get("nll_samples", 500)
@@ -158,9 +170,10 @@ def dark_matter(system: System, model: Variables, dataset: Dataset, key: jax.Arr
 
 EVALUATORS: dict[str, Callable[..., dict[str, Any]]] = {
     "image_quality": image_quality, "nll": nll, "frechet": frechet, "probe": probe, "disentanglement": disentanglement,
-    "infomec": infomec, "clusters": clusters, "dark_matter": dark_matter}
+    "infomec": infomec, "clusters": clusters, "dark_matter": dark_matter, "waveform_quality": waveform_quality}
 _NEEDS = {"image_quality": "reconstruct", "nll": "log_weights", "frechet": "sample", "probe": "encode",
-          "disentanglement": "encode", "infomec": "encode", "clusters": "encode", "dark_matter": "reconstruct"}
+          "disentanglement": "encode", "infomec": "encode", "clusters": "encode", "dark_matter": "reconstruct",
+          "waveform_quality": "reconstruct"}
 # What the data must have besides x.
 _READS = {"probe": "label", "disentanglement": "factors", "infomec": "factors", "clusters": "label"}
 

@@ -79,6 +79,7 @@ def write_figures(
     - integers `[n h w]`: code maps;
     - integers `[n t]`: a page of sentences;
     - `[n 2]`: a map of points, coloured by the array `NAME_labels [n]` if there is one;
+    - `[k n t]` under the name `NAME_waveforms`: n panels of k curves, inputs and reconstructions;
     - `[k]`: bars, or under the name `NAME_histogram` a histogram of the values.
 
     Args:
@@ -99,9 +100,12 @@ def write_figures(
             continue
         value = to_numpy(value)
         path = Path(directory) / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '_', name)}_{int(step):06d}.png"
-        if value.ndim == 3 and value.dtype.kind not in "iu":
+        sound = name.endswith("_waveforms")
+        if value.ndim == 3 and value.dtype.kind not in "iu" and not sound:
             value = value[..., None]
-        if value.size and value.ndim == 1 and name.endswith("_histogram"):
+        if value.size and value.ndim == 3 and sound:
+            picture = plots.waveforms(value, path, name.replace("_", " "))
+        elif value.size and value.ndim == 1 and name.endswith("_histogram"):
             picture = plots.histogram(value, path, name.removesuffix("_histogram").replace("_", " "))
         elif value.size and value.ndim == 1:
             picture = plots.bars(value, path, name)

@@ -1,4 +1,4 @@
-"""Plots as PNG: curves, maps of points, bars, histograms, pages of text; and how any picture is written.
+"""Plots as PNG: curves, waveforms, maps of points, bars, histograms, pages of text; and how any picture is written.
 
 Images are floats in [0, 1]; what lies outside is clipped, and NaN is black. Every function that draws returns the
 picture `[H W c]` in [0, 1] too. Plots never touch pyplot: no display needed, no notebook disturbed.
@@ -130,6 +130,23 @@ def histogram(values: Shaped[Array | np.ndarray, " k"], path: PathLike, title: s
     if finite.size:
         axes.hist(finite, bins)
     axes.set(title=f"{title}\n{finite.size} of {values.size} values are finite", xlabel=title, ylabel="count")
+    return render(figure, path)
+
+
+def waveforms(sounds: Shaped[Array | np.ndarray, "k n t"], path: PathLike, title: str = "") -> Picture:
+    """A panel for each of n waveforms, of k curves: with two, the input in grey and its reconstruction over it."""
+    sounds = to_numpy(sounds)
+    k, n, _ = sounds.shape
+    figure = blank(9.6, 0.9 * n + 0.5)
+    limit = max(1e-3, float(np.nanmax(np.abs(sounds))))
+    axes = figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0]
+    colours = ["0.6", "C0", "C1", "C2"] if k > 1 else ["C0"]
+    for i, panel in enumerate(axes):
+        for j in range(k):
+            panel.plot(sounds[j, i], color=colours[j % len(colours)], linewidth=1.4 if j == 0 and k > 1 else 0.7)
+        panel.set(ylim=(-1.05 * limit, 1.05 * limit), yticks=(), xlim=(0, sounds.shape[2] - 1))
+    axes[-1].set_xlabel("sample")
+    figure.suptitle(f"{title} (grey: given, blue: found)" if k == 2 else title)
     return render(figure, path)
 
 

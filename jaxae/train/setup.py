@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxae import data, systems
 from jaxae.data import ArraySource, Dataset
+from jaxae.systems import figures as draw
 from jaxae.systems.base import State, System, Variables, inputs_of, variables
 from jaxae.systems.latent import priors_by_name
 from jaxae.train import ensemble, sharding
@@ -121,8 +122,11 @@ def open_data(config: ConfigDict):
         return batch
 
     def decoded(arrays):
-        return {name: np.clip(np.asarray(decode(model, jnp.asarray(value))), 0.0, 1.0)
-                for name, value in arrays.items()}
+        shown = {}
+        for name, value in arrays.items():
+            x = decode(model, jnp.asarray(value))
+            shown |= draw.samples(x) if draw.is_sound(x) else {name: np.clip(np.asarray(x), 0.0, 1.0)}
+        return shown
 
     filled = config.copy_and_resolve_references()
     with filled.unlocked():

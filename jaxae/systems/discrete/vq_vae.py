@@ -15,19 +15,20 @@ from jaxae.distributions import bits_per_dim
 from jaxae.metrics import code_counts, mse, perplexity, usage
 from jaxae.quantizers import Codes, gradient_by_decoder
 from jaxae.systems import figures as draw
-from jaxae.systems import networks
+from jaxae.systems import networks, waveform_error
 from jaxae.systems.base import Latent, Objective, State, System, by_chunks, means, variables
 from jaxae.systems.builders import one_loss
 from jaxae.systems.discrete import bottlenecks
 
 
 def defaults() -> ConfigDict:
-    """Keys of `config.model`, beside those of `networks.defaults` and `bottlenecks.defaults`.
+    """Keys of `config.model`, beside those of `networks`, `bottlenecks` and `waveform_error`.
 
     `positions`: 0 makes a map of codes as large as the convolutions leave it; P > 0 makes P codes from a vector,
     which any network and any data can have. `width` is that of one code's vector.
     """
-    return ConfigDict(networks.defaults() | bottlenecks.defaults() | dict(likelihood="mse", positions=0))
+    return ConfigDict(networks.defaults() | bottlenecks.defaults() | waveform_error.defaults()
+                      | dict(likelihood="mse", positions=0))
 
 
 class Parts(NamedTuple):
@@ -50,6 +51,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     dimension; the others are means over positions and channels. Latents are integers: maps [n h w] or rows
     [n positions], with a last axis of q where a vector has q codes (heads, stages).
 
+    Waveforms may have `model.spectral`, the distance of their spectra, and `model.largest` beside the squares, as
+    those of Jukebox (Dhariwal et al. 2020, arXiv 2005.00341).
+
     With a likelihood, `nll_bound` is -log p(x | z_q) + number of codes * log K in nats per example: the codes cost
     log K each under the uniform prior. `quantization_error` is the mean of (z - z_q)^2. `usage` and `perplexity`
     are of each codebook, averaged over codebooks.
@@ -58,7 +62,13 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
       ValueError: for options that do not exist or do not fit the data.
     """
     parts = parts_of(config, example, axis_name)
-    return one_loss(parts.init, parts.loss, optim.optimizer(config.optim, config.steps), average=config.optim.average,
+    error = waveform_error.waveform_error(config.model, example["x"].shape[1:])
+
+    def loss(params, extra, batch, key, train: bool) -> Objective:
+        error_of = error and (lambda z_q: error(batch["x"], parts.image(params["decoder"], z_q)))
+        return parts.loss(params, extra, batch, key, train, error_of)
+
+    return one_loss(parts.init, loss, optim.optimizer(config.optim, config.steps), average=config.optim.average,
                     accumulate=config.optim.accumulate, axis_name=axis_name, **parts.functions)
 
 

@@ -19,8 +19,8 @@ from jaxae.systems.patch_critic import patch_critic
 
 
 def defaults() -> ConfigDict:
-    """Keys of `config.model`: those of `vq_vae.defaults` (networks and quantizers; `likelihood`, `decoder` and
-    `positions` stay as they are here), of `image_error.defaults` and of `patch_critic.defaults`.
+    """Keys of `config.model`: those of `vq_vae.defaults` (networks and quantizers; `likelihood`, `decoder`, `positions`
+    and those of waveforms stay as they are here), of `image_error.defaults` and of `patch_critic.defaults`.
     """
     return ConfigDict(dict(vq_vae.defaults()) | error_defaults() | critic_defaults() | dict(
         network="taming", error="l1", perceptual=1.0, gan=0.8))
@@ -50,9 +50,10 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
       ValueError: for options that do not exist or do not fit the data.
     """
     model, shape, dtype = config.model, example["x"].shape[1:], jnp.dtype(config.dtype)
-    if model.likelihood != "mse" or model.decoder != "factorised" or model.positions:
+    if model.likelihood != "mse" or model.decoder != "factorised" or model.positions or model.spectral or model.largest:
         raise ValueError("a VQGAN measures images by model.error and has maps of codes: leave model.likelihood='mse', "
-                         "model.decoder='factorised' and model.positions=0, or use system='discrete.vq_vae'")
+                         "model.decoder='factorised', and 0 for model.positions, model.spectral and model.largest, or "
+                         "use system='discrete.vq_vae'")
     parts, last = vq_vae.parts_of(config, example, axis_name), networks.last_layer(model)
     error, critic = image_error(model, shape), patch_critic(config, shape, dtype, axis_name)
 

@@ -1,9 +1,9 @@
-"""Separating the mean of two images by a trained autoencoder with codes and a causal prior on them.
+"""Separating the mean of two images or sounds by a trained autoencoder with codes and a causal prior on them.
 
     p(a, b | m) proportional to p1(a) p2(b) p(m | a, b)
 
 The prior gives p1 and p2: of a class each, of any of a set of classes, or of anything at all. The likelihood of the
-mixture's codes is counted on random pairs of training images.
+mixture's codes is counted on random pairs of training examples.
 
 Reference: Postolache, Mariani, Mancusi, Santilli, Cosmo, Rodola, 'Latent autoregressive source separation', AAAI 2023,
 arXiv 2301.08562.
@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxae.inference.addend_tokens import Likelihood, count_addend_tokens
+from jaxae.inference.addend_tokens import Likelihood, PairCounts, count_addend_pairs, count_addend_tokens
 from jaxae.inference.source_separation import Source, refine_sources, select_closest, separate_beam, separate_sample
 from jaxae.priors import Prior
 from jaxae.priors.classes import any_class
@@ -60,7 +61,8 @@ def separator(system: System, variables: Variables, prior: Prior, params: PyTree
     """
     latent = system.latent
     if latent is None or not latent.codes or len(latent.shape) > 2 or system.inputs != ("x",):
-        raise ValueError("separation needs images with one code of a codebook at each position: train configs/vq.py")
+        raise ValueError("separation needs data with one code of a codebook at each position: train configs/vq.py or "
+                         "configs/audio.py")
     if prior.steps is None:
         raise ValueError("separation needs a prior that goes code by code with a cache: train "
                          "configs/prior.py:transformer or configs/prior.py:linear")
@@ -119,6 +121,31 @@ def count_mixtures(encode: Callable[[Array], Array], x: Float[Array, "n ..."], n
     return lax.scan(epoch, start, jax.random.split(key, epochs))[0]
 
 
+def count_mixture_pairs(encode: Callable[[Array], Array], x: Float[Array, "n ..."], num_codes: int,
+                        rng: np.random.Generator, epochs: int = 50, batch_size: int = 100) -> PairCounts:
+    """`count_mixtures` for large codebooks: lists of the triples that occurred, collected on the host.
+
+    Args:
+      encode: x `[n ...]` -> codes `[n t]`.
+      x: training examples.
+      num_codes: size of the codebook.
+      rng: of the pairs.
+      epochs: so often each example is the first of a pair.
+      batch_size: pairs encoded at a time.
+    """
+    codes, n = np.asarray(by_chunks(encode, x)), len(x)
+    batch_size = min(batch_size, n)
+    mix, found = jax.jit(lambda x, i, j: encode((x[i] + x[j]) / 2)), None
+    for _ in range(epochs):
+        i, j = rng.permutation(n), rng.permutation(n)
+        rows = [slice(start, start + batch_size) for start in range(0, n - n % batch_size, batch_size)]
+        mixed = np.concatenate([np.asarray(mix(x, i[part], j[part])) for part in rows])
+        first, second = codes[i[:len(mixed)]], codes[j[:len(mixed)]]
+        found = count_addend_pairs(np.concatenate([first, second]), np.concatenate([second, first]),
+                                   np.concatenate([mixed, mixed]), num_codes, found)
+    return found
+
+
 def separate(model: Separator, likelihood: Likelihood, mixtures: Float[Array, "n ..."], key: Array, *, beams: int = 20,
              samples: int = 0, temperature: float = 1.0, top_k: int | None = None, chunk: int = 10) -> Separated:
     """Both sources of every mixture: by beams, or the draw whose decoded mean is the nearest.
@@ -172,4 +199,5 @@ def _decoded(model, codes):
     return x.reshape(-1, 2, *x.shape[1:])
 
 
-__all__ = ["Separated", "Separator", "count_mixtures", "prior_of", "refine", "separate", "separator"]
+__all__ = ["Separated", "Separator", "count_mixture_pairs", "count_mixtures", "prior_of", "refine", "separate",
+           "separator"]
