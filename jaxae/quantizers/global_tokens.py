@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxae import collectives
 from jaxae.quantizers.base import Codes, Quantized, Quantizer
+from jaxae.quantizers.kmeans import kmeans
 from jaxae.quantizers.vector import VectorQuantized, vector_quantize
 
 
@@ -173,12 +174,16 @@ def prefix_dropout_mask(key: Array, n: int, tokens: int, rate: float = 1 / 3, ax
 
 
 def per_token(tokens: int, width: int, codes: int, codebook_weight: float = 0.25, beta: float = 1.0,
-              reset_every: int = 100, axis_name: str | None = None) -> Quantizer:
+              reset_every: int = 100, start: str = "uniform", axis_name: str | None = None) -> Quantizer:
     """`per_token_vq` as a quantizer of `z [n c d]`, with a Voronoi reset every `reset_every` updates.
 
     loss = codebook_weight mean (sg[z] - e)^2 + beta mean (z - sg[e])^2: the paper's weights are the reverse of
     VQ-VAE's. The indices `[n c]` are a sequence of c tokens, token c from codebook c. The gradient's magnitudes are
     accumulated by `quantize`, from their closed form; `after` resets by them and clears them.
+
+    Codes start anywhere in +-1/2, as published: where the encoder's outputs lie close together they share a code or
+    two, and the resets need log2 K rounds to bring all into use. With start='kmeans' `Quantizer.start` puts each
+    token's codes onto clusters of its own vectors `[m c d]`, and all are in use from the first update.
 
     Args:
       tokens: c.
@@ -187,6 +192,7 @@ def per_token(tokens: int, width: int, codes: int, codebook_weight: float = 0.25
       codebook_weight: of the loss that moves the codes.
       beta: of the commitment loss.
       reset_every: updates between resets; 0 for none.
+      start: 'uniform' or 'kmeans'.
       axis_name: the mapped axis over which the batch is spread.
 
     Returns:
@@ -194,10 +200,14 @@ def per_token(tokens: int, width: int, codes: int, codebook_weight: float = 0.25
       and commitment.
 
     Raises:
-      ValueError: from `quantize`, for other numbers of tokens or another width.
+      ValueError: for another start; from `quantize`, for other numbers of tokens or another width; from `start` with
+        fewer examples than codes.
 
     Reference: Elsner et al., 2024, arXiv 2407.11913.
     """
+    if start not in ("uniform", "kmeans"):
+        raise ValueError(f"start={start!r} must be 'uniform' or 'kmeans'")
+
     def init(key):
         codebooks = jax.random.uniform(key, (tokens, codes, width), minval=-0.5, maxval=0.5)
         return Codes(codebooks, Magnitudes(jnp.zeros((tokens, codes)), jnp.int32(0)) if reset_every else ())
@@ -221,5 +231,9 @@ def per_token(tokens: int, width: int, codes: int, codebook_weight: float = 0.25
     def lookup(indices, state):
         return state.learned[jnp.arange(tokens), indices]
 
+    def clusters(vectors, state, key):
+        return state._replace(learned=lax.map(lambda of_token: kmeans(of_token[0], codes, of_token[1]),
+                                              (vectors.swapaxes(0, 1), jax.random.split(key, tokens))))
+
     return Quantizer(width=width, codes=codes, places=1, init=init, quantize=quantize, lookup=lookup,
-                     after=after if reset_every else None)
+                     start=clusters if start == "kmeans" else None, after=after if reset_every else None)
