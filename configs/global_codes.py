@@ -46,7 +46,8 @@ def get_config(arg: str = ""):
     def paper(c):
         # 64 codes of 512; batch 32, 100 epochs of 50,000.
         c.data.update(dict(source="tfds:cifar10"))
-        c.model.update(dict(tokens=64, codes=512, width=64, heads=8, reduced=0, channels=16, most=128,
+        c.model.update(dict(start="random", codebook="gradient", beta=1.0,
+                            tokens=64, codes=512, width=64, heads=8, reduced=0, channels=16, most=128,
                             decoder_channels=128, smallest=8, blocks=1, octaves=16, reset_every=100,
                             adversarial_start=5000))
         c.optim.update(dict(learning_rate=2e-4, schedule="constant", warmup_steps=0))

@@ -141,10 +141,16 @@ def test_prefix_dropout_trains_on_prefixes_that_owe_coarse_images(ordered):
                                jnp.square(target - decode(now, encode(now), kept)).mean(), rtol=1e-5)
 
 
-def test_codes_start_on_clusters_of_the_encoders_outputs(ordered):
-    """As many different images as codes: each has a code of its own for every token."""
+def test_training_starts_from_components_of_the_images_and_clusters_of_the_tokens(ordered):
+    """As many different images as codes and as dimensions: all pass, and each has a code of its own for every token."""
     system, (state, *_), *_ = ordered
     prepared = jax.jit(system.prepare)(state, {"x": X[:8]}, KEY)
+    down, up = (prepared.params[part]["projection"] for part in ("encoder", "decoder"))
+    np.testing.assert_array_equal(up, down.swapaxes(1, 2))
+    rows = np.asarray(X.reshape(16, -1))
+    passed = rows @ np.einsum("hmd,hnd->mn", down, down)
+    np.testing.assert_allclose(passed[:8], rows[:8], atol=1e-5)
+    assert np.abs(passed[8:] - rows[8:]).max() > 0.1
     indices = np.asarray(jax.jit(system.encode)(variables(prepared), X[:8]))
     assert (np.sort(indices, 0) == np.arange(8)[:, None]).all()
     found = system.summary(jax.jit(system.evaluate)(prepared, {"x": X[:8]}, KEY))
@@ -232,7 +238,7 @@ def test_discriminator_is_weighed_against_the_reconstruction_and_waits_for_its_t
 @pytest.mark.parametrize("model, message", [
     (dict(heads=3), "must divide model.tokens=4"), (dict(reduced=4), "cannot be halved 4 times"),
     (dict(adversarial=1.0, likelihood="gaussian"), "model.likelihood='mse'"), (dict(pyramid=1), "model.prefix_dropout"),
-    (dict(start="zeros"), "'uniform' or 'kmeans'")])
+    (dict(start="zeros"), "'data' or 'random'"), (dict(codebook="none"), "'gradient' or 'ema'")])
 def test_what_cannot_be_built_says_what_to_change(model, message):
     with pytest.raises(ValueError, match=message):
         built(**model)

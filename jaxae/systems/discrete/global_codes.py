@@ -16,7 +16,15 @@ from jaxae.losses import hinge_discriminator_loss, hinge_generator_loss, pyramid
 from jaxae.metrics import perplexity, usage
 from jaxae.nn import Conv
 from jaxae.nn.unet import UNet, double, halve, halvings
-from jaxae.quantizers import Codes, global_tokens, inverse_global_tokens, per_token, prefix_dropout_mask
+from jaxae.quantizers import (
+    Codes,
+    global_tokens,
+    inverse_global_tokens,
+    per_token,
+    per_token_ema,
+    prefix_dropout_mask,
+    principal_projections,
+)
 from jaxae.systems import figures as draw
 from jaxae.systems import image_error
 from jaxae.systems.base import Latent, Objective, State, System, Variables, by_chunks, means, variables
@@ -29,11 +37,15 @@ def defaults() -> ConfigDict:
 
     `tokens` codes of an image, each from a codebook of its own of `codes` vectors of `width`; the channels are cut
     into `heads`, each with its own projections between maps and vectors. Maps have 1/2^`reduced` of the image's side.
-    `codebook_weight` and `beta` weigh the codebook and the commitment loss; every `reset_every` updates (0: never)
-    codes that no gradient moved go beside those it moved most. `start`: 'kmeans' puts the codes onto clusters of the
-    encoder's first outputs, 'uniform' anywhere in +-1/2, as published. `prefix_dropout` above 0 orders the tokens: in
-    that share of the examples the decoder sees but a prefix of them, whose target with `pyramid` L is the image without
-    the finest of L bands: half the tokens owe the image at half its size, a quarter of them at a quarter, ...
+    `codebook`: 'gradient', whose loss `codebook_weight` weighs and whose codes that no gradient moved go every
+    `reset_every` updates (0: never) beside those it moved most; or 'ema', by averages of `decay`; codes with fewer
+    assignments a batch than `revive` are revived. `beta` weighs the commitment loss, in units of the tokens.
+    `start`: 'data' takes the projections from the principal components of the images and the codes from clusters of
+    the encoder's first outputs; 'random' is as published, with codes anywhere in +-1/2.
+
+    `prefix_dropout` above 0 orders the tokens: in that share of the examples the decoder sees but a prefix of them,
+    whose target with `pyramid` L is the image without the finest of L bands: half the tokens owe the image at half its
+    size, a quarter of them at a quarter, ...
 
     U-Nets: `channels` at the image's size, doubled with every halving up to `most` (of the decoder
     `decoder_channels`, 0 for the same); no side is below `smallest`; `blocks` residual blocks at each level, which also
@@ -46,8 +58,9 @@ def defaults() -> ConfigDict:
     """
     return ConfigDict(image_error.defaults() | dict(
         tokens=64, codes=512, width=64, heads=8, reduced=0, codebook_weight=0.25, beta=1.0, reset_every=100,
-        start="kmeans", prefix_dropout=0.0, pyramid=0, channels=16, decoder_channels=0, most=128, smallest=8, blocks=1,
-        octaves=0, likelihood="mse", scale=1.0, adversarial=0.0, adversarial_start=5000, adversarial_rate=2e-4))
+        codebook="gradient", decay=0.99, revive=0.01, start="data", prefix_dropout=0.0, pyramid=0, channels=16,
+        decoder_channels=0, most=128, smallest=8, blocks=1, octaves=0, likelihood="mse", scale=1.0, adversarial=0.0,
+        adversarial_start=5000, adversarial_rate=2e-4))
 
 
 class GlobalEncoder(nn.Module):
@@ -97,6 +110,18 @@ def _biased(module, rows, heads):
     return rows + jnp.repeat(bias, rows.shape[1] // heads, 0)
 
 
+def _quantizer(model, axis_name):
+    for name, choices in (("codebook", ("gradient", "ema")), ("start", ("data", "random"))):
+        if model[name] not in choices:
+            raise ValueError(f"model.{name}={model[name]!r} must be {' or '.join(map(repr, choices))}")
+    sizes, by_data = (model.tokens, model.width, model.codes), model.start == "data"
+    if model.codebook == "ema":
+        return per_token_ema(*sizes, model.beta, model.decay, model.revive, "kmeans" if by_data else "normal",
+                             axis_name)
+    return per_token(*sizes, model.codebook_weight, model.beta, model.reset_every, "kmeans" if by_data else "uniform",
+                     axis_name)
+
+
 class Extra(NamedTuple):
     """State that no gradient moves."""
 
@@ -140,8 +165,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     size = shape[0] >> model.reduced, shape[1] >> model.reduced
     levels = max(model.reduced, halvings(shape[:2], model.smallest))
     tokens, codes, width, dims = model.tokens, model.codes, model.width, math.prod(shape)
-    quantizer = per_token(tokens, width, codes, model.codebook_weight, model.beta, model.reset_every,
-                          model.start, axis_name)
+    quantizer = _quantizer(model, axis_name)
 
     def unet(out, **ends):
         channels = model.decoder_channels if "begin" in ends and model.decoder_channels else model.channels
@@ -179,9 +203,16 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return z * mask[..., None]
 
     def prepare(state: State, data, key: Array) -> State:
-        vectors = by_chunks(lambda x: embed(state.params, x), data["x"])
-        found = quantizer.start(vectors, state_of(state.params, state.extra), key)
-        return state._replace(params=state.params | {"codes": found.learned})
+        """Projections, then codes."""
+        basis_key, code_key = jax.random.split(key)
+        maps = by_chunks(lambda x: halve(x, model.reduced).mean(-1).reshape(x.shape[0], -1), data["x"])
+        basis = principal_projections(maps, model.heads, width, basis_key)
+        params = state.params | {"encoder": state.params["encoder"] | {"projection": basis},
+                                 "decoder": state.params["decoder"] | {"projection": basis.swapaxes(1, 2)}}
+        vectors = by_chunks(lambda x: embed(params, x), data["x"])
+        found = quantizer.start(vectors, state_of(params, state.extra), code_key)
+        return state._replace(params=params | {"codes": found.learned},
+                              extra=state.extra._replace(codes=found.moving))
 
     def loss(params, extra, batch, key, train: bool) -> Objective:
         x, (code_key, mask_key) = batch["x"], jax.random.split(key)
