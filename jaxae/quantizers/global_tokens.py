@@ -71,20 +71,22 @@ def inverse_global_tokens(tokens: Float[Array, "n c d"], projection: Float[Array
     return maps.reshape(n, height, places // height, c)
 
 
-def principal_projections(maps: Float[Array, "n m"], heads: int, width: int, key: Array
+def principal_projections(maps: Float[Array, "n m"], heads: int, width: int, key: Array, ordered: bool = False
                           ) -> Float[Array, "heads m d"]:
     """Projections to start from: parts of one basis, the principal components of maps.
 
     The columns of [P_1 ... P_heads] are a random rotation of the r = min(m, heads d) eigenvectors of sum_i f_i f_i^T
     with the largest eigenvalues: sum_h P_h P_h^T projects onto them, so that channels that are alike pass through
     `global_tokens`, and back by the transposed projections, with no more than the other eigenvalues lost. The rotation
-    gives every head its share of all components.
+    gives every head its share of all components; `ordered` has none, and head h begins with components h d .. of the
+    falling eigenvalues.
 
     Args:
       maps: rows, such as grey images; not centred, so that their mean is among what passes.
       heads: number of projections.
       width: d.
       key: of the rotation.
+      ordered: no rotation, where r = heads d.
 
     Returns:
       `[heads m d]`.
@@ -96,9 +98,10 @@ def principal_projections(maps: Float[Array, "n m"], heads: int, width: int, key
     maps = maps.astype(jnp.float32)
     rank = min(maps.shape[1], heads * width)
     moments = jnp.matmul(maps.T, maps, precision=lax.Precision.HIGHEST) / maps.shape[0]
-    components = jnp.linalg.eigh(moments)[1][:, -rank:]
-    rotation = jax.nn.initializers.orthogonal()(key, (rank, heads * width), jnp.float32)
-    return jnp.moveaxis((components @ rotation).reshape(-1, heads, width), 1, 0)
+    basis = jnp.linalg.eigh(moments)[1][:, ::-1][:, :rank]
+    if not ordered or rank < heads * width:
+        basis = basis @ jax.nn.initializers.orthogonal()(key, (rank, heads * width), jnp.float32)
+    return jnp.moveaxis(basis.reshape(-1, heads, width), 1, 0)
 
 
 def per_token_vq(z: Float[Array, "n c d"], codebooks: Float[Array, "t k w"]) -> VectorQuantized:

@@ -40,8 +40,8 @@ def defaults() -> ConfigDict:
     `codebook`: 'gradient', whose loss `codebook_weight` weighs and whose codes that no gradient moved go every
     `reset_every` updates (0: never) beside those it moved most; or 'ema', by averages of `decay`; codes with fewer
     assignments a batch than `revive` are revived. `beta` weighs the commitment loss, in units of the tokens.
-    `start`: 'data' takes the projections from the principal components of the images and the codes from clusters of
-    the encoder's first outputs; 'random' is as published, with codes anywhere in +-1/2.
+    `start`: 'data' is a product quantizer of the images' principal components (in their order where tokens have one) by
+    k-means, to which the U-Nets add; 'random' is as published, with codes in +-1/2.
 
     `prefix_dropout` above 0 orders the tokens: in that share of the examples the decoder sees but a prefix of them,
     whose target with `pyramid` L is the image without the finest of L bands: half the tokens owe the image at half its
@@ -203,14 +203,22 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return z * mask[..., None]
 
     def prepare(state: State, data, key: Array) -> State:
-        """Projections, then codes."""
+        """Starts as a product quantizer of principal components: every channel is the grey image, the decoder adds the
+        channels up, and the U-Nets, whose last kernels are 0, have yet to find what is better."""
         basis_key, code_key = jax.random.split(key)
         maps = by_chunks(lambda x: halve(x, model.reduced).mean(-1).reshape(x.shape[0], -1), data["x"])
-        basis = principal_projections(maps, model.heads, width, basis_key)
-        params = state.params | {"encoder": state.params["encoder"] | {"projection": basis},
-                                 "decoder": state.params["decoder"] | {"projection": basis.swapaxes(1, 2)}}
-        vectors = by_chunks(lambda x: embed(params, x), data["x"])
-        found = quantizer.start(vectors, state_of(params, state.extra), code_key)
+        basis = principal_projections(maps, model.heads, width, basis_key, model.prefix_dropout > 0)
+
+        def linear(params, projection, weight):
+            unet = params["unet"] | {"out": jax.tree.map(jnp.zeros_like, params["unet"]["out"])}
+            past = params["past"] | {"kernel": jnp.full_like(params["past"]["kernel"], weight)}
+            return params | {"projection": projection, "unet": unet, "past": past}
+
+        params = state.params | {"encoder": linear(state.params["encoder"], basis, 1.0 / shape[2]),
+                                 "decoder": linear(state.params["decoder"], basis.swapaxes(1, 2), model.heads / tokens),
+                                 "offset": jnp.zeros_like(state.params["offset"])}
+        found = quantizer.start(by_chunks(lambda x: embed(params, x), data["x"]), state_of(params, state.extra),
+                                code_key)
         return state._replace(params=params | {"codes": found.learned},
                               extra=state.extra._replace(codes=found.moving))
 
