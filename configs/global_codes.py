@@ -21,7 +21,7 @@ def get_config(arg: str = ""):
     config = base()
     config.system = "discrete.global_codes"
     config.model = global_codes.defaults()
-    config.update(dict(steps=800, batch_size=32, eval_every=200, figures_every=400, checkpoint_every=200,
+    config.update(dict(steps=400, batch_size=32, eval_every=200, figures_every=200, checkpoint_every=200,
                        prepare_examples=0))
     # Every token has a projection of its own, to few numbers: 64 codes say little about many. Tokens are some 3 wide,
     # pixels less than 1, hence the small beta.
@@ -37,7 +37,7 @@ def get_config(arg: str = ""):
         c.model.update(dict(prefix_dropout=1 / 3, pyramid=2))
 
     def sharp(c):
-        c.model.update(dict(adversarial=0.75, adversarial_start=400))
+        c.model.update(dict(adversarial=0.75, adversarial_start=200))
 
     def perceptual(c):
         sharp(c)
