@@ -21,19 +21,26 @@ def get_config(arg: str = ""):
     config = base()
     config.system = "discrete.global_codes"
     config.model = global_codes.defaults()
-    config.update(dict(steps=800, batch_size=32, eval_every=200, figures_every=400, checkpoint_every=200,
+    config.update(dict(steps=400, batch_size=32, eval_every=200, figures_every=200, checkpoint_every=200,
                        prepare_examples=0))
-    config.model.update(dict(tokens=32, codes=64, width=16, heads=8, reduced=1, channels=8, most=32, reset_every=50))
+    # Every token has a projection of its own, to few numbers: 64 codes say little about many. Tokens are some 3 wide,
+    # pixels less than 1, hence the small beta.
+    config.model.update(dict(tokens=32, codes=64, width=3, heads=32, channels=8, most=16, codebook="ema", decay=0.95,
+                             beta=0.02))
     config.optim.update(dict(name="adamw", learning_rate=2e-3, weight_decay=0.01, schedule="cosine", warmup_steps=50))
     config.evaluators = ("image_quality",)
 
     def ordered(c):
         c.model.prefix_dropout = 1 / 3
 
+    def pyramid(c):
+        c.model.update(dict(prefix_dropout=1 / 3, pyramid=2))
+
     def sharp(c):
-        c.model.update(dict(adversarial=0.75, adversarial_start=400))
+        c.model.update(dict(adversarial=0.75, adversarial_start=200))
 
     def perceptual(c):
+        sharp(c)
         c.model.update(dict(perceptual=1.0, error_weight=0.0))
 
     def gaussian(c):
@@ -46,9 +53,9 @@ def get_config(arg: str = ""):
     def paper(c):
         # 64 codes of 512; batch 32, 100 epochs of 50,000.
         c.data.update(dict(source="tfds:cifar10"))
-        c.model.update(dict(tokens=64, codes=512, width=64, heads=8, reduced=0, channels=16, most=128,
-                            decoder_channels=128, smallest=8, blocks=1, octaves=16, reset_every=100,
-                            adversarial_start=5000))
+        c.model.update(dict(start="random", codebook="gradient", beta=1.0, tokens=64, codes=512, width=64, heads=8,
+                            channels=16, most=128, decoder_channels=128, smallest=8, blocks=1, octaves=16,
+                            reset_every=100, adversarial_start=5000))
         c.optim.update(dict(learning_rate=2e-4, schedule="constant", warmup_steps=0))
         c.update(dict(steps=156_300, batch_size=32, log_every=100, eval_every=5000, figures_every=5000,
                       checkpoint_every=5000))
@@ -67,5 +74,5 @@ def get_config(arg: str = ""):
                             adversarial_start=0, reduced=int(c.model.prefix_dropout > 0)))
 
     return apply_variants(config, arg, dict(
-        ordered=ordered, sharp=sharp, perceptual=perceptual, gaussian=gaussian, photographs=photographs, paper=paper,
-        paper_imagenet=paper_imagenet, tiny=tiny))
+        ordered=ordered, pyramid=pyramid, sharp=sharp, perceptual=perceptual, gaussian=gaussian,
+        photographs=photographs, paper=paper, paper_imagenet=paper_imagenet, tiny=tiny))

@@ -38,6 +38,7 @@ MODELS = {"vq": ("vq", (*ON_CODES, "coarse")), "rotation": ("vq:rotation", (*ON_
           "fsq": ("vq:fsq", ON_CODES), "lfq": ("vq:lfq", ON_CODES),
           "residual": ("vq:residual", ("transformer", "masked")),
           "latent": ("vq:latent", ("transformer", "masked")), "multi_scale": ("vq:multi_scale", ("next_scale",)),
+          "global": ("global_codes", ("transformer",)),
           "vae": ("vae:conv", ("diffusion", "flow_matching", "autoregressive"))}
 PRIORS = tuple(dict.fromkeys(prior for _, priors in MODELS.values() for prior in priors))
 MEASURES = ("bits", "accuracy", "frechet", "precision", "recall")

@@ -20,7 +20,7 @@ X = jax.random.uniform(jax.random.key(7), (16, 4, 4, 1))
 def built(arg="", axis_name=None, **model):
     config = get_config("global_codes", ",".join(filter(None, [arg, "tiny"])))
     # One level: the U's own shape is tested by itself, and compiles slowly.
-    config.model.update(dict(reset_every=0, reduced=0) | model)
+    config.model.update(dict(codebook="gradient", beta=1.0, reset_every=0, reduced=0) | model)
     config.optim.update(dict(name="adam", weight_decay=0.0, eps=1e-3, schedule="constant", learning_rate=1e-2))
     return systems.build(config, {"x": jax.ShapeDtypeStruct(X.shape, X.dtype)}, axis_name)
 
@@ -86,10 +86,13 @@ def test_identity_projections_leave_the_u_nets_alone():
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+ORDERED = dict(prefix_dropout=0.7, pyramid=1, reset_every=2)
+
+
 @pytest.fixture(scope="module")
 def ordered():
     """A system with prefix dropout and resets at every second update: its functions, and the states of two steps."""
-    system = built("ordered", prefix_dropout=0.7, reset_every=2)
+    system = built("ordered", **ORDERED)
     step, state = jax.jit(system.step), jax.jit(system.init)(KEY, {"x": X})
     states, metrics = [state], []
     for i in range(2):
@@ -126,13 +129,33 @@ def test_codes_losses_and_prefixes_are_what_they_are_said_to_be(ordered):
     assert (np.abs(decode(now, changed, ones) - whole) > 1e-3).mean() > 0.9
 
 
-def test_prefix_dropout_trains_on_prefixes(ordered):
+def test_prefix_dropout_trains_on_prefixes_that_owe_coarse_images(ordered):
+    """Two of four tokens, or one, owe the image at half its size."""
     _, states, metrics, encode, decode = ordered
     kept = prefix_dropout_mask(jax.random.split(jax.random.key(0))[1], 16, 4, 0.7)
-    now = variables(states[0])
-    assert 4 < (kept.sum(1) < 4).sum() < 16
+    now, half = variables(states[0]), jax.image.resize(X, (16, 2, 2, 1), "bilinear", antialias=False)
+    few = np.asarray(kept.sum(1) <= 2)[:, None, None, None]
+    assert 2 < few.sum() < 12 and 4 < (kept.sum(1) < 4).sum() < 16
+    target = np.where(few, jax.image.resize(half, X.shape, "bilinear"), X)
     np.testing.assert_allclose(metrics[0]["reconstruction"],
-                               jnp.square(X - decode(now, encode(now), kept)).mean(), rtol=1e-5)
+                               jnp.square(target - decode(now, encode(now), kept)).mean(), rtol=1e-5)
+
+
+def test_training_starts_as_a_product_quantizer_of_principal_components(ordered):
+    """As many different images as codes and as dimensions: each has a code of its own for every token, and returns."""
+    system, (state, *_), _, encode, decode = ordered
+    now = variables(jax.jit(system.prepare)(state, {"x": X[:8]}, KEY))
+    down, up = (now.params[part]["projection"] for part in ("encoder", "decoder"))
+    np.testing.assert_array_equal(up, down.swapaxes(1, 2))
+    indices = encode(now)
+    assert (np.sort(indices[:8], 0) == np.arange(8)[:, None]).all()
+    images = np.asarray(decode(now, indices, jnp.ones((16, 4))))
+    np.testing.assert_allclose(images[:8], X[:8], atol=1e-4)
+    assert np.abs(images[8:] - X[8:]).max() > 0.1
+    # In order: the first half of the tokens has the larger half of the components.
+    squares = np.linalg.svd(np.asarray(X[:8].reshape(8, -1)), compute_uv=False)**2
+    half = decode(now, indices, jnp.arange(4) < jnp.full((16, 1), 2))[:8]
+    np.testing.assert_allclose(jnp.square(half - X[:8]).sum(), squares[4:].sum(), rtol=1e-3)
 
 
 def test_every_second_update_idle_codes_go_beside_busy_ones(ordered):
@@ -150,7 +173,7 @@ def test_every_second_update_idle_codes_go_beside_busy_ones(ordered):
 
 def test_eight_devices_take_the_steps_of_one(ordered):
     one, states, metrics, *_ = ordered
-    many = built("ordered", "r", prefix_dropout=0.7, reset_every=2)
+    many = built("ordered", "r", **ORDERED)
     mesh = jax.make_mesh((8,), ("r",), axis_types=(jax.sharding.AxisType.Auto,))
     whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("r"))
     spread, sharded = jax.device_put(states[0], whole), jax.jit(one.step, out_shardings=whole)
@@ -164,8 +187,8 @@ def test_eight_devices_take_the_steps_of_one(ordered):
 
 
 def test_discriminator_is_weighed_against_the_reconstruction_and_waits_for_its_turn():
-    """On eight devices; by hand on one."""
-    system = built("sharp", "r", adversarial=0.5, adversarial_start=1)
+    """On eight devices; by hand on one. Until then the error is the mean square."""
+    system = built("sharp", "r", adversarial=0.5, adversarial_start=1, error="l1")
     state, critic = jax.jit(system.init)(KEY, {"x": X}), UNet(1, 0, 4, 8, 1)
     step = jax.pmap(system.step, "r", in_axes=(None, 0, None))
 
@@ -174,6 +197,8 @@ def test_discriminator_is_weighed_against_the_reconstruction_and_waits_for_its_t
 
     first, metrics = moved(state)
     assert metrics["adversarial_weight"] == 0 and metrics["critic/loss"] == 0
+    square = jnp.square(X - jax.jit(system.reconstruct)(variables(state), X)).mean()
+    np.testing.assert_allclose(metrics["loss"], square + 1.25 * metrics["codebook"], rtol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, first.params["critic"], state.params["critic"])
     second, metrics = moved(first)
     assert any(np.abs(a - b).max() > 0 for a, b in zip(*map(jax.tree.leaves, (
@@ -191,7 +216,7 @@ def test_discriminator_is_weighed_against_the_reconstruction_and_waits_for_its_t
             return system.reconstruct(now._replace(params=changed), X)
 
         def error(kernel):
-            return (jnp.square(X - x_hat(kernel)) + jnp.abs(X - x_hat(kernel))).mean()
+            return jnp.abs(X - x_hat(kernel)).mean()
 
         def unreal(kernel):
             return -logits(x_hat(kernel)).mean()
@@ -204,7 +229,8 @@ def test_discriminator_is_weighed_against_the_reconstruction_and_waits_for_its_t
     weight, error, unreal, _ = by_hand(variables(first), first.params["critic"])
     np.testing.assert_allclose(metrics["adversarial_weight"], weight, rtol=1e-3)
     np.testing.assert_allclose(metrics["unreal"], unreal, atol=1e-5)
-    np.testing.assert_allclose(metrics["loss"], error + 1.25 * metrics["codebook"] + weight * unreal, rtol=1e-3)
+    np.testing.assert_allclose(metrics["loss"], 2 * error + 1.25 * metrics["codebook"] + weight * unreal,
+                               rtol=1e-3)
     # The discriminator's turn comes after: against the images of the moved decoder.
     hinge = by_hand(variables(second), first.params["critic"])[3]
     np.testing.assert_allclose(metrics["critic/loss"], hinge, rtol=1e-4)
@@ -212,7 +238,8 @@ def test_discriminator_is_weighed_against_the_reconstruction_and_waits_for_its_t
 
 @pytest.mark.parametrize("model, message", [
     (dict(heads=3), "must divide model.tokens=4"), (dict(reduced=4), "cannot be halved 4 times"),
-    (dict(adversarial=1.0, likelihood="gaussian"), "model.likelihood='mse'")])
+    (dict(adversarial=1.0, likelihood="gaussian"), "model.likelihood='mse'"), (dict(pyramid=1), "model.prefix_dropout"),
+    (dict(start="zeros"), "'data' or 'random'"), (dict(codebook="none"), "'gradient' or 'ema'")])
 def test_what_cannot_be_built_says_what_to_change(model, message):
     with pytest.raises(ValueError, match=message):
         built(**model)

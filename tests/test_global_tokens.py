@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxae.quantizers import Codes
+from jaxae.quantizers import Codes, ema_codebook, ema_update
 from jaxae.quantizers.global_tokens import (
     global_tokens,
     inverse_global_tokens,
     per_token,
+    per_token_ema,
     per_token_vq,
     prefix_dropout_mask,
+    principal_projections,
     voronoi_reset,
 )
 
@@ -44,6 +46,30 @@ def test_each_head_projects_its_own_run_of_channels():
     back = np.asarray(jax.jit(lambda t: inverse_global_tokens(t, up, 2))(tokens)).reshape(2, 6, 6)
     for c in range(6):
         np.testing.assert_allclose(back[:, :, c], np.asarray(tokens[:, c] @ up[c // 2]), atol=1e-4)
+
+
+def test_alike_channels_lose_the_smallest_eigenvalues_and_no_more():
+    """There and back by the heads' projections, summed over heads: the error is what principal components leave."""
+    maps = normal((50, 12)) * jnp.linspace(0.1, 2.0, 12) + 0.3
+    down = jax.jit(principal_projections, static_argnums=(1, 2))(maps, 3, 2, KEY)
+    tokens = global_tokens(jnp.repeat(maps.reshape(50, 3, 4, 1), 3, -1), down)
+    back = inverse_global_tokens(tokens, down.swapaxes(1, 2), 3).sum(-1).reshape(50, 12)
+    spectrum = np.linalg.svd(np.asarray(maps, np.float64), compute_uv=False)**2
+    np.testing.assert_allclose(jnp.square(maps - back).sum(), spectrum[6:].sum(), rtol=1e-4)
+
+
+def test_moving_averages_of_every_token_are_its_own():
+    quantizer = per_token_ema(C, D, K, beta=0.5, decay=0.8, revive=0.0)
+    state, z = jax.jit(quantizer.start)(normal((40, C, D)), quantizer.init(KEY), KEY), normal((N, C, D), 1)
+    got = jax.jit(quantizer.quantize, static_argnums=3)(z, state, KEY, True)
+    indices, codes = brute_force(z, state.moving.codes)
+    np.testing.assert_array_equal(got.indices, indices)
+    np.testing.assert_allclose(got.z_q, codes, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(quantizer.lookup)(got.indices, state), codes, atol=1e-6)
+    np.testing.assert_allclose(got.loss, 0.5 * np.square(np.asarray(z) - codes).mean((1, 2)), rtol=1e-5)
+    for c in range(C):
+        want = ema_update(ema_codebook(state.moving.codes[c]), z[:, c], got.indices[:, c], 0.8)
+        np.testing.assert_allclose(got.state.moving.codes[c], want.codes, atol=1e-5)
 
 
 def brute_force(z, codebooks):

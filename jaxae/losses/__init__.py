@@ -52,6 +52,7 @@ from jaxae.losses.moments import (
     population_kl,
 )
 from jaxae.losses.perceptual import feature_distance, perceptual_distance
+from jaxae.losses.pyramid import pyramid_target
 from jaxae.losses.sinkhorn import Sinkhorn, sinkhorn, sinkhorn_points, transport_plan
 from jaxae.losses.sinkhorn_divergence import sinkhorn_divergence
 from jaxae.losses.sliced_wasserstein import (
@@ -97,8 +98,8 @@ __all__ = [
     "individual_variance_kl", "infovae_loss", "inverse_multiquadric", "iwae_bound", "joint_capacity_loss",
     "kernel_stein_discrepancy", "linear_capacity", "marginal_weights", "max_sliced_wasserstein", "median_bandwidth",
     "miwae_bound", "mmd", "perceptual_distance", "permute_dims", "population_kl", "positive_epsilon",
-    "primal_objective", "rbf", "reverse_water_filling", "sample_sphere", "scaled_gradient_penalty", "select_sigma",
-    "semidual_asgd", "semidual_gradient", "semidual_init", "semidual_objective", "sigma_points",
+    "primal_objective", "pyramid_target", "rbf", "reverse_water_filling", "sample_sphere", "scaled_gradient_penalty",
+    "select_sigma", "semidual_asgd", "semidual_gradient", "semidual_init", "semidual_objective", "sigma_points",
     "sigma_reconstruction", "sinkhorn", "sinkhorn_divergence", "sinkhorn_points", "sliced_wasserstein",
     "soft_c_transform", "sort", "spectral_distance", "spectrogram", "squared_distances", "tc_discriminator_loss",
     "transport_plan", "vae_k_bound",

@@ -28,8 +28,10 @@ from jaxae.quantizers.global_tokens import (
     gradient_magnitudes,
     inverse_global_tokens,
     per_token,
+    per_token_ema,
     per_token_vq,
     prefix_dropout_mask,
+    principal_projections,
     voronoi_reset,
 )
 from jaxae.quantizers.gumbel import gumbel
@@ -54,8 +56,8 @@ __all__ = [
     "fsq_codes_to_indices", "fsq_indices_to_codes", "global_tokens", "gradient_by_decoder", "gradient_magnitudes",
     "gumbel", "householder_to", "indices_to_bits", "inverse_global_tokens", "kmeans", "latent_lookup",
     "latent_quantization", "latent_quantize", "latent_values", "lookup", "lookup_free", "multi_scale",
-    "multi_scale_lookup", "multi_scale_quantize", "nearest_code", "per_token", "per_token_vq", "prefix_dropout_mask",
-    "product", "residual", "residual_finite_scalar", "residual_fsq", "residual_fsq_indices_to_codes", "revive",
-    "rotate_to", "rotation_matrix", "sample_code", "sample_rows", "simvq", "soft_ema_update", "straight_through",
-    "to_unit_length", "vector", "vector_quantize", "voronoi_reset",
+    "multi_scale_lookup", "multi_scale_quantize", "nearest_code", "per_token", "per_token_ema", "per_token_vq",
+    "prefix_dropout_mask", "principal_projections", "product", "residual", "residual_finite_scalar", "residual_fsq",
+    "residual_fsq_indices_to_codes", "revive", "rotate_to", "rotation_matrix", "sample_code", "sample_rows", "simvq",
+    "soft_ema_update", "straight_through", "to_unit_length", "vector", "vector_quantize", "voronoi_reset",
 ]

@@ -9,6 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxae import collectives
 from jaxae.quantizers.base import Codes, Quantized, Quantizer
+from jaxae.quantizers.codebook import vector
+from jaxae.quantizers.combine import product
+from jaxae.quantizers.kmeans import kmeans
 from jaxae.quantizers.vector import VectorQuantized, vector_quantize
 
 
@@ -66,6 +69,39 @@ def inverse_global_tokens(tokens: Float[Array, "n c d"], projection: Float[Array
                          f" {heads} heads have to divide {c} tokens, and the height {height} the {places} places")
     maps = jnp.einsum("ngcd,gdm->nmgc", tokens.reshape(n, heads, c // heads, d), projection)
     return maps.reshape(n, height, places // height, c)
+
+
+def principal_projections(maps: Float[Array, "n m"], heads: int, width: int, key: Array, ordered: bool = False
+                          ) -> Float[Array, "heads m d"]:
+    """Projections to start from: parts of one basis, the principal components of maps.
+
+    The columns of [P_1 ... P_heads] are a random rotation of the r = min(m, heads d) eigenvectors of sum_i f_i f_i^T
+    with the largest eigenvalues: sum_h P_h P_h^T projects onto them, so that channels that are alike pass through
+    `global_tokens`, and back by the transposed projections, with no more than the other eigenvalues lost. The rotation
+    gives every head its share of all components; `ordered` has none, and head h begins with components h d .. of the
+    falling eigenvalues.
+
+    Args:
+      maps: rows, such as grey images; not centred, so that their mean is among what passes.
+      heads: number of projections.
+      width: d.
+      key: of the rotation.
+      ordered: no rotation, where r = heads d.
+
+    Returns:
+      `[heads m d]`.
+
+    >>> p = principal_projections(jax.random.normal(jax.random.key(0), (9, 6)), 3, 2, jax.random.key(1))
+    >>> bool(jnp.abs(jnp.einsum("hmd,hnd->mn", p, p) - jnp.eye(6)).max() < 1e-5)
+    True
+    """
+    maps = maps.astype(jnp.float32)
+    rank = min(maps.shape[1], heads * width)
+    moments = jnp.matmul(maps.T, maps, precision=lax.Precision.HIGHEST) / maps.shape[0]
+    basis = jnp.linalg.eigh(moments)[1][:, ::-1][:, :rank]
+    if not ordered or rank < heads * width:
+        basis = basis @ jax.nn.initializers.orthogonal()(key, (rank, heads * width), jnp.float32)
+    return jnp.moveaxis(basis.reshape(-1, heads, width), 1, 0)
 
 
 def per_token_vq(z: Float[Array, "n c d"], codebooks: Float[Array, "t k w"]) -> VectorQuantized:
@@ -173,12 +209,16 @@ def prefix_dropout_mask(key: Array, n: int, tokens: int, rate: float = 1 / 3, ax
 
 
 def per_token(tokens: int, width: int, codes: int, codebook_weight: float = 0.25, beta: float = 1.0,
-              reset_every: int = 100, axis_name: str | None = None) -> Quantizer:
+              reset_every: int = 100, start: str = "uniform", axis_name: str | None = None) -> Quantizer:
     """`per_token_vq` as a quantizer of `z [n c d]`, with a Voronoi reset every `reset_every` updates.
 
     loss = codebook_weight mean (sg[z] - e)^2 + beta mean (z - sg[e])^2: the paper's weights are the reverse of
     VQ-VAE's. The indices `[n c]` are a sequence of c tokens, token c from codebook c. The gradient's magnitudes are
     accumulated by `quantize`, from their closed form; `after` resets by them and clears them.
+
+    Codes start anywhere in +-1/2, as published: where the encoder's outputs lie close together they share a code or
+    two, and the resets need log2 K rounds to bring all into use. With start='kmeans' `Quantizer.start` puts each
+    token's codes onto clusters of its own vectors `[m c d]`, and all are in use from the first update.
 
     Args:
       tokens: c.
@@ -187,6 +227,7 @@ def per_token(tokens: int, width: int, codes: int, codebook_weight: float = 0.25
       codebook_weight: of the loss that moves the codes.
       beta: of the commitment loss.
       reset_every: updates between resets; 0 for none.
+      start: 'uniform' or 'kmeans'.
       axis_name: the mapped axis over which the batch is spread.
 
     Returns:
@@ -194,10 +235,14 @@ def per_token(tokens: int, width: int, codes: int, codebook_weight: float = 0.25
       and commitment.
 
     Raises:
-      ValueError: from `quantize`, for other numbers of tokens or another width.
+      ValueError: for another start; from `quantize`, for other numbers of tokens or another width; from `start` with
+        fewer examples than codes.
 
     Reference: Elsner et al., 2024, arXiv 2407.11913.
     """
+    if start not in ("uniform", "kmeans"):
+        raise ValueError(f"start={start!r} must be 'uniform' or 'kmeans'")
+
     def init(key):
         codebooks = jax.random.uniform(key, (tokens, codes, width), minval=-0.5, maxval=0.5)
         return Codes(codebooks, Magnitudes(jnp.zeros((tokens, codes)), jnp.int32(0)) if reset_every else ())
@@ -221,5 +266,43 @@ def per_token(tokens: int, width: int, codes: int, codebook_weight: float = 0.25
     def lookup(indices, state):
         return state.learned[jnp.arange(tokens), indices]
 
+    def clusters(vectors, state, key):
+        return state._replace(learned=lax.map(lambda of_token: kmeans(of_token[0], codes, of_token[1]),
+                                              (vectors.swapaxes(0, 1), jax.random.split(key, tokens))))
+
     return Quantizer(width=width, codes=codes, places=1, init=init, quantize=quantize, lookup=lookup,
-                     after=after if reset_every else None)
+                     start=clusters if start == "kmeans" else None, after=after if reset_every else None)
+
+
+def per_token_ema(tokens: int, width: int, codes: int, beta: float = 1.0, decay: float = 0.99, revive: float = 0.01,
+                  start: str = "kmeans", axis_name: str | None = None) -> Quantizer:
+    """`per_token` whose codebooks follow the encoder by moving averages, as those of a VQ-VAE may.
+
+    loss = beta mean (z - sg[e])^2. A codebook sees one vector of an example where that of a map sees one for each
+    place, so that its averages want a shorter memory, or larger batches.
+
+    Args:
+      tokens: c.
+      width: d.
+      codes: K of each codebook.
+      beta: of the commitment loss.
+      decay, revive, start, axis_name: as in `vector`, for each token.
+
+    Returns:
+      A `Quantizer` of `z [n c d]`, with indices `[n c]`: a product of `vector`s, a head for each token.
+    """
+    one = vector(codes, width, beta=beta, decay=decay, revive=revive, start=start, axis_name=axis_name)
+    heads = product(one, tokens)
+
+    def quantize(z, state, key, train):
+        found = heads.quantize(z.reshape(z.shape[0], -1), state, key, train)
+        return found._replace(z_q=found.z_q.reshape(z.shape))
+
+    def lookup(indices, state):
+        return heads.lookup(indices, state).reshape(*indices.shape, width)
+
+    def begin(vectors, state, key):
+        return heads.start(vectors.reshape(vectors.shape[0], -1), state, key)
+
+    return heads._replace(width=width, places=1, quantize=quantize, lookup=lookup,
+                          start=begin if heads.start else None)

@@ -12,13 +12,22 @@ from ml_collections import ConfigDict
 
 from jaxae import collectives, optim
 from jaxae.distributions import bits_per_dim
+from jaxae.losses import hinge_discriminator_loss, hinge_generator_loss, pyramid_target
 from jaxae.metrics import perplexity, usage
 from jaxae.nn import Conv
 from jaxae.nn.unet import UNet, double, halve, halvings
-from jaxae.quantizers import Codes, global_tokens, inverse_global_tokens, per_token, prefix_dropout_mask
+from jaxae.quantizers import (
+    Codes,
+    global_tokens,
+    inverse_global_tokens,
+    per_token,
+    per_token_ema,
+    prefix_dropout_mask,
+    principal_projections,
+)
 from jaxae.systems import figures as draw
 from jaxae.systems import image_error
-from jaxae.systems.base import Latent, Objective, State, System, Variables, means, variables
+from jaxae.systems.base import Latent, Objective, State, System, Variables, by_chunks, means, variables
 from jaxae.systems.builders import Player, players
 from jaxae.systems.pixels import pixel_observation
 
@@ -28,9 +37,15 @@ def defaults() -> ConfigDict:
 
     `tokens` codes of an image, each from a codebook of its own of `codes` vectors of `width`; the channels are cut
     into `heads`, each with its own projections between maps and vectors. Maps have 1/2^`reduced` of the image's side.
-    `codebook_weight` and `beta` weigh the codebook and the commitment loss; every `reset_every` updates (0: never)
-    codes that no gradient moved go beside those it moved most. `prefix_dropout` above 0 orders the tokens: in that
-    share of the examples the decoder sees but a prefix of them.
+    `codebook`: 'gradient', whose loss `codebook_weight` weighs and whose codes that no gradient moved go every
+    `reset_every` updates (0: never) beside those it moved most; or 'ema', by averages of `decay`; codes with fewer
+    assignments a batch than `revive` are revived. `beta` weighs the commitment loss, in units of the tokens.
+    `start`: 'data' is a product quantizer of the images' principal components (in their order where tokens have one) by
+    k-means, to which the U-Nets add; 'random' is as published, with codes in +-1/2.
+
+    `prefix_dropout` above 0 orders the tokens: in that share of the examples the decoder sees but a prefix of them,
+    whose target with `pyramid` L is the image without the finest of L bands: half the tokens owe the image at half its
+    size, a quarter of them at a quarter, ...
 
     U-Nets: `channels` at the image's size, doubled with every halving up to `most` (of the decoder
     `decoder_channels`, 0 for the same); no side is below `smallest`; `blocks` residual blocks at each level, which also
@@ -38,12 +53,14 @@ def defaults() -> ConfigDict:
 
     `likelihood`: a name of `jaxae.distributions.likelihood`, with `scale` for the fixed Gaussian, or 'mse' for the
     error of pixels and features.
-    `adversarial` above 0 adds a discriminator of pixels from step `adversarial_start` on (QGGAN), with its rate.
+    `adversarial` above 0 adds a discriminator of pixels from step `adversarial_start` on (QGGAN), with its rate; until
+    then the error is the mean square of pixels, whatever it is afterwards.
     """
     return ConfigDict(image_error.defaults() | dict(
         tokens=64, codes=512, width=64, heads=8, reduced=0, codebook_weight=0.25, beta=1.0, reset_every=100,
-        prefix_dropout=0.0, channels=16, decoder_channels=0, most=128, smallest=8, blocks=1, octaves=0,
-        likelihood="mse", scale=1.0, adversarial=0.0, adversarial_start=5000, adversarial_rate=2e-4))
+        codebook="gradient", decay=0.99, revive=0.01, start="data", prefix_dropout=0.0, pyramid=0, channels=16,
+        decoder_channels=0, most=128, smallest=8, blocks=1, octaves=0, likelihood="mse", scale=1.0, adversarial=0.0,
+        adversarial_start=5000, adversarial_rate=2e-4))
 
 
 class GlobalEncoder(nn.Module):
@@ -93,6 +110,18 @@ def _biased(module, rows, heads):
     return rows + jnp.repeat(bias, rows.shape[1] // heads, 0)
 
 
+def _quantizer(model, axis_name):
+    for name, choices in (("codebook", ("gradient", "ema")), ("start", ("data", "random"))):
+        if model[name] not in choices:
+            raise ValueError(f"model.{name}={model[name]!r} must be {' or '.join(map(repr, choices))}")
+    sizes, by_data = (model.tokens, model.width, model.codes), model.start == "data"
+    if model.codebook == "ema":
+        return per_token_ema(*sizes, model.beta, model.decay, model.revive, "kmeans" if by_data else "normal",
+                             axis_name)
+    return per_token(*sizes, model.codebook_weight, model.beta, model.reset_every, "kmeans" if by_data else "uniform",
+                     axis_name)
+
+
 class Extra(NamedTuple):
     """State that no gradient moves."""
 
@@ -111,9 +140,12 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
 
     With `adversarial` (QGGAN), from `adversarial_start` on, + |x - x_hat| - weight D(x_hat), where D is a U-Net with a
     logit for each pixel that minimises the hinge loss, and the weight is `adversarial` times the ratio of the gradients
-    of reconstruction and of D in the decoder's last kernel. The published code has a perceptual distance of a VGG
-    network in the place of the squared error (`perceptual=1`, `error_weight=0`), and lets the two play in turn on
-    batches of their own.
+    of reconstruction and of D in the decoder's last kernel. From then on the published code has a perceptual distance
+    of a VGG network in the place of the squared error (`perceptual=1`, `error_weight=0`); it takes the ratio one
+    convolution earlier, and lets the two play in turn on batches of their own.
+
+    The order of tokens by `prefix_dropout` is the published code's. The paper also speaks of a regularisation after the
+    Laplacian pyramid, of which we know no formula: `pyramid` is our reading (`jaxae.losses.pyramid_target`).
 
     Raises:
       ValueError: for data that are not images, heads that do not divide the tokens, or sizes that cannot be halved.
@@ -128,10 +160,12 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
                          f"model.reduced, or resize with data.size")
     if model.adversarial and model.likelihood != "mse":
         raise ValueError("the discriminator's weight is relative to the squared error: use model.likelihood='mse'")
+    if model.pyramid and not model.prefix_dropout:
+        raise ValueError(f"model.pyramid={model.pyramid} is the target of prefixes: set model.prefix_dropout too")
     size = shape[0] >> model.reduced, shape[1] >> model.reduced
     levels = max(model.reduced, halvings(shape[:2], model.smallest))
     tokens, codes, width, dims = model.tokens, model.codes, model.width, math.prod(shape)
-    quantizer = per_token(tokens, width, codes, model.codebook_weight, model.beta, model.reset_every, axis_name)
+    quantizer = _quantizer(model, axis_name)
 
     def unet(out, **ends):
         channels = model.decoder_channels if "begin" in ends and model.decoder_channels else model.channels
@@ -168,23 +202,48 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         mask = kept if jnp.ndim(kept) == 2 else jnp.arange(tokens) < jnp.reshape(jnp.asarray(kept), (-1, 1))
         return z * mask[..., None]
 
+    def prepare(state: State, data, key: Array) -> State:
+        """Starts as a product quantizer of principal components: every channel is the grey image, the decoder adds the
+        channels up, and the U-Nets, whose last kernels are 0, have yet to find what is better."""
+        basis_key, code_key = jax.random.split(key)
+        maps = by_chunks(lambda x: halve(x, model.reduced).mean(-1).reshape(x.shape[0], -1), data["x"])
+        basis = principal_projections(maps, model.heads, width, basis_key, model.prefix_dropout > 0)
+
+        def linear(params, projection, weight):
+            unet = params["unet"] | {"out": jax.tree.map(jnp.zeros_like, params["unet"]["out"])}
+            past = params["past"] | {"kernel": jnp.full_like(params["past"]["kernel"], weight)}
+            return params | {"projection": projection, "unet": unet, "past": past}
+
+        params = state.params | {"encoder": linear(state.params["encoder"], basis, 1.0 / shape[2]),
+                                 "decoder": linear(state.params["decoder"], basis.swapaxes(1, 2), model.heads / tokens),
+                                 "offset": jnp.zeros_like(state.params["offset"])}
+        found = quantizer.start(by_chunks(lambda x: embed(params, x), data["x"]), state_of(params, state.extra),
+                                code_key)
+        return state._replace(params=params | {"codes": found.learned},
+                              extra=state.extra._replace(codes=found.moving))
+
     def loss(params, extra, batch, key, train: bool) -> Objective:
         x, (code_key, mask_key) = batch["x"], jax.random.split(key)
         quantized = quantizer.quantize(embed(params, x), state_of(params, extra), code_key, train)
         kept = prefix_dropout_mask(mask_key, x.shape[0], tokens, model.prefix_dropout, axis_name) \
             if train and model.prefix_dropout else None
         z = seen(params, quantized.z_q, kept)
+        if model.pyramid and kept is not None:
+            x = pyramid_target(x, kept.mean(1), model.pyramid)
+        on = extra.step >= model.adversarial_start
         if model.likelihood == "mse":
             x_hat, weight = balanced(params, z, x) if model.adversarial else (
                 observed.mean(params["decoder"], z, jax.random.key(0)), 0.0)
             reconstruction, metrics = distance(x, x_hat)
+            if model.adversarial:
+                reconstruction = jnp.where(on, reconstruction, jnp.square(x - x_hat).mean((1, 2, 3)))
         else:
             log_px = observed.log_prob(params["decoder"], z, x)
             reconstruction, bound = -log_px / dims, -log_px + tokens * math.log(codes)  # nats per dimension, nats
             metrics = {"reconstruction": reconstruction, "nll_bound": bound, "bits_per_dim": bits_per_dim(bound, dims)}
         value, metrics = reconstruction + quantized.loss, metrics | quantized.metrics
         if model.adversarial:
-            on, unreal = extra.step >= model.adversarial_start, -logits(params, x_hat).mean((1, 2, 3))
+            unreal = hinge_generator_loss(logits(params, x_hat))
             value = value + on * (jnp.abs(x - x_hat).mean((1, 2, 3)) + weight * unreal)
             metrics |= {"unreal": unreal, "adversarial_weight": on * weight}
         used = jax.nn.one_hot(quantized.indices, codes)
@@ -208,7 +267,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
             return observed.mean(changed, z, jax.random.key(0))
 
         x_hat, pull = jax.vjp(by_kernel, net["out"]["kernel"])
-        slopes = [jax.grad(of)(x_hat) for of in (lambda y: (distance(x, y)[0] + jnp.abs(x - y).mean((1, 2, 3))).mean(),
+        slopes = [jax.grad(of)(x_hat) for of in (lambda y: distance(x, y)[0].mean(),
                                                  lambda y: -logits(params, y).mean())]
         error, unreal = (optax.tree.norm(collectives.mean(pull(slope), axis_name)) for slope in slopes)
         return x_hat, jax.lax.stop_gradient(model.adversarial * error / (unreal + 1e-6))
@@ -217,7 +276,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         x = batch["x"]
         x_hat = reconstruct(Variables(params, extra), x)
         real, fake = jnp.split(logits(params, jnp.concatenate([x, x_hat])), 2)
-        hinge = 0.5 * (nn.relu(1.0 - real) + nn.relu(1.0 + fake)).mean((1, 2, 3))
+        hinge = hinge_discriminator_loss(real, fake)
         accuracy = 0.5 * ((real > 0).mean((1, 2, 3)) + (fake < 0).mean((1, 2, 3)))
         return Objective(hinge * (extra.step >= model.adversarial_start), {"accuracy": accuracy}, extra)
 
@@ -273,8 +332,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         team = [Player("", loss, tx, ("encoder", "decoder", "codes", "offset")),
                 Player("critic", adversarial_loss, optim.optimizer(own, config.steps), ("critic",))]
     return players(init, team, average=config.optim.average, accumulate=config.optim.accumulate, axis_name=axis_name,
-                   after=after, summary=summary, encode=encode, decode=decode, reconstruct=reconstruct, sample=sample,
-                   figures=figures, latent=Latent((tokens,), codes))
+                   after=after, summary=summary, prepare=prepare if quantizer.start else None, encode=encode,
+                   decode=decode, reconstruct=reconstruct, sample=sample, figures=figures,
+                   latent=Latent((tokens,), codes))
 
 
 __all__ = ["build", "defaults"]
