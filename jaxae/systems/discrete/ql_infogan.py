@@ -20,8 +20,9 @@ def defaults() -> ConfigDict:
     """Keys of `config.model`, beside those of `networks.defaults`.
 
     `width` latents of `codes` values each, one row of values for all of them where `shared`, which move where
-    `learned`; of 0 `codes` any number in [0, 1], without a quantizer (InfoWGAN-GP). `latent_weight` of the codes' recovery, `value_weight` of the critic's value, `gradient_weight` of its
-    gradient penalty, `beta` of the quantizer's two losses; `critic_updates` of the critic for one of the generator.
+    `learned`; of 0 `codes` any number in [0, 1], without a quantizer (InfoWGAN-GP). `latent_weight` of the codes'
+    recovery, `value_weight` of the critic's value, `gradient_weight` of its gradient penalty, `beta` of the quantizer's
+    two losses; `critic_updates` of the critic for one of the generator.
     """
     return ConfigDict(networks.defaults() | dict(
         network="style", channels=(32, 64), blocks=1, features=(128, 128), width=8, codes=8, shared=False, learned=True,
@@ -40,10 +41,10 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         generator: -value_weight D(x') + L
         L = latent_weight mean_j (z_hat_j(x') - z_j)^2 + beta mean_j (sg[z_c] - z_q)^2 + beta mean_j (z_c - sg[z_q])^2
 
-    Without a quantizer z is uniform on [0, 1]^width and L = latent_weight mean_j (z_hat_j(x') - z_j)^2 alone: the paper's
-    baseline. The values belong to the generator. The critic's `critic_updates` in one step see the same examples with other
-    codes; the published code gives it another batch each time. `recovered` is the share of codes that the encoder reads
-    off generated examples without an error.
+    Without a quantizer z is uniform on [0, 1]^width and L = latent_weight mean_j (z_hat_j(x') - z_j)^2 alone: the
+    paper's baseline. The values belong to the generator. The critic's `critic_updates` in one step see the same
+    examples with other codes; the published code gives it another batch each time. `recovered` is the share of codes
+    that the encoder reads off generated examples without an error.
 
     Raises:
       ValueError: for options that do not exist or do not fit the data.
