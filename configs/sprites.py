@@ -105,7 +105,7 @@ def get_config(arg: str = ""):
             c.data.factor_sizes = (3, 3, 1, 8, 8)
             c.optim.update(dict(name="adamw", learning_rate=1e-2, warmup_steps=200, weight_decay=0.3,
                                 decay_exclude=("codes", "bias"), clip_elements=1.0))
-            c.update(dict(steps=6000, batch_size=16))
+            c.update(dict(steps=4000, batch_size=16))
             c.evaluators = ("image_quality", "infomec")
         return change
 
