@@ -18,7 +18,7 @@ SEEDS = (0, 1)
 UPDATES, BATCH, RATE, DECAY = 3000, 16, 1e-2, 0.3  # paper: 200,000, 128, 1e-3, .1
 NETWORKS = dict(network="style", channels=(4, 16, 32), features=(64, 64), blocks=0, likelihood="bernoulli")
 LATENTS = dict(quantizer="latent", positions=1, width=8, codes=8, beta=0.01)
-VECTORS = dict(quantizer="vector", codebook="gradient", positions=8, width=16, codes=64, start="uniform", revive=0.0,
+VECTORS = dict(quantizer="vector", codebook="gradient", positions=8, width=16, codes=64, start="kmeans", revive=0.0,
                beta=0.25)
 
 
