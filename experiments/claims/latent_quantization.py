@@ -14,9 +14,10 @@ from jaxae.quantizers.latent import latent_quantization
 from jaxae.systems.discrete import ql_infogan, vq_vae
 from jaxae.systems.gaussian import info, vae
 
-SEEDS = (0, 1)
-UPDATES, BATCH, RATE, DECAY = 3000, 16, 1e-2, 0.3  # paper: 200,000, 128, 1e-3, .1
-NETWORKS = dict(network="style", channels=(4, 16, 32), features=(64, 64), blocks=0, likelihood="bernoulli")
+SEEDS = (10, 11, 12, 13)  # others than those by which rate and decay were chosen
+UPDATES, RATE, DECAY = 6000, 5e-3, 1.0  # paper: 200,000, 1e-3, .1
+DENSE = dict(network="mlp", features=(128, 128), likelihood="bernoulli")
+STYLE = dict(network="style", channels=(4, 16, 32), features=(64, 64), blocks=0, likelihood="bernoulli")
 LATENTS = dict(quantizer="latent", positions=1, width=8, codes=8, beta=0.01)
 VECTORS = dict(quantizer="vector", codebook="gradient", positions=8, width=16, codes=64, start="kmeans", revive=0.0,
                beta=0.25)
@@ -68,8 +69,9 @@ def sprites() -> "data.Dataset":
 
 
 def autoencoders(module, rate: float, decay: float = 0.0, **model) -> list[dict[str, float]]:
-    """Scores of 2 seeds of a model in the style networks."""
-    config = config_of(module, UPDATES, seeds=2, batch_size=BATCH, rate=rate, **NETWORKS, **model)
+    """Scores of the seeds of a model in dense networks."""
+    config = config_of(module, UPDATES, seeds=len(SEEDS), batch_size=32, rate=rate, **DENSE, **model)
+    config.seed = SEEDS[0]
     config.optim.update(dict(schedule="cosine", final_scale=0.1, warmup_steps=200))
     if decay:
         config.optim.update(dict(name="adamw", weight_decay=decay, decay_exclude=("codes", "bias"), clip_elements=1.0))
@@ -79,7 +81,7 @@ def autoencoders(module, rate: float, decay: float = 0.0, **model) -> list[dict[
 
 @functools.cache
 def quantized(decay: float = DECAY, **changes) -> list[dict[str, float]]:
-    """Scores of 2 seeds of the quantized-latent autoencoder: 8 latents of 8 values, under decay of the networks."""
+    """Scores of the seeds of the quantized-latent autoencoder: 8 latents of 8 values, under decay of the networks."""
     return autoencoders(vq_vae, RATE, decay, **LATENTS | changes)
 
 
@@ -91,17 +93,18 @@ def compared(**rows: list[dict[str, float]]) -> tuple[dict, dict]:
 
 @claim(paper="P121", budget=300, threshold={"infom_gain": 0.0, "infoe_gain": 0.0, "psnr_loss_at_most": 1.5},
        sentence="on sprites with four independent sources a quantized-latent autoencoder under weight decay has higher "
-                "InfoM and InfoE than the same autoencoder with continuous latents and no decay, means of 2 seeds, at "
+                "InfoM and InfoE than the same autoencoder with continuous latents and no decay, means of 4 seeds, at "
                 "a PSNR within 1.5 dB")
 def qlae_disentangles_sprites(threshold):
-    """8 latents, of 8 values where quantized; the same style networks and updates, PSNR of the test split. What makes
-    the quantized latents differ from the sources' mixtures is decay, by rate x decay x updates: 20 in the paper. With
-    the paper's own rate and decay it would be .3 here, so that both are raised: 9 before the rate's cosine. In a trial
-    of 3,000 updates the autoencoder did better at a rate of 3e-3 than of 1e-2, in PSNR, InfoM and InfoE, and has it
-    here. A beta-VAE of weight 4 is reported besides."""
+    """8 latents, of 8 values where quantized; two dense layers of 128 in encoder and decoder, in place of the paper's
+    convolutions with the latent as their style, which take nine times as long an update. PSNR of the test split. What
+    is to make the latents differ from mixtures of the sources is decay: by rate x decay x updates it is 20 in the
+    paper, would be .6 here with the paper's rate and decay, and is 30 (before the rate's cosine) with those here. The
+    autoencoders have the rate at which they reconstructed best in a trial. A beta-VAE of weight 4 is reported
+    besides."""
     point = dict(posterior="point", alpha=1.0, lam=0.0, latent=8)
-    means, found = compared(qlae=quantized(), ae=autoencoders(info, 3e-3, **point),
-                            beta_vae=autoencoders(vae, 3e-3, beta=4.0, latent=8))
+    means, found = compared(qlae=quantized(), ae=autoencoders(info, 1e-3, **point),
+                            beta_vae=autoencoders(vae, 1e-3, beta=4.0, latent=8))
     gain = {key: means["qlae"][key] - means["ae"][key] for key in means["ae"]}
     holds = (gain["infom"] > threshold["infom_gain"] and gain["infoe"] > threshold["infoe_gain"]
              and abs(gain["psnr"]) < threshold["psnr_loss_at_most"])
@@ -110,7 +113,7 @@ def qlae_disentangles_sprites(threshold):
 
 @claim(paper="P121", budget=300, threshold={"infom_drop": 0.0},
        sentence="of a quantized-latent autoencoder InfoM drops without weight decay, and with codes of one codebook of "
-                "vectors (VQ-VAE) in the place of numbers, means of 2 seeds; one row of values for all latents, and "
+                "vectors (VQ-VAE) in the place of numbers, means of 4 seeds; one row of values for all latents, and "
                 "values that stay, are reported besides")
 def qlae_needs_decay_and_numbers(threshold):
     """The same networks, data, rate and updates. Vectors: 8 codes of a codebook of 64 vectors of 16 numbers, under the
@@ -129,7 +132,7 @@ def quantized_codes_disentangle_an_infogan(threshold):
     """The same style networks, rate (1e-3) and updates: 1,000 of the generator, 5 of the critic for each. Decay as the
     paper's code has it, 1e-3 and 1e-4."""
     def network(codes: int, decay: float) -> list[dict[str, float]]:
-        config = config_of(ql_infogan, 1000, batch_size=BATCH, rate=1e-3, codes=codes, width=8, **NETWORKS)
+        config = config_of(ql_infogan, 1000, batch_size=16, rate=1e-3, codes=codes, width=8, **STYLE)
         config.optim.update(dict(name="adamw", b1=0.0, b2=0.9, weight_decay=decay, decay_exclude=("codes", "bias"),
                                  clip_elements=1.0))
         run = trained(config, sprites())
