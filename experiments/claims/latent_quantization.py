@@ -15,7 +15,7 @@ from jaxae.systems.discrete import ql_infogan, vq_vae
 from jaxae.systems.gaussian import info, vae
 
 SEEDS = (10, 11, 12, 13)  # others than those by which rate and decay were chosen
-UPDATES, RATE, DECAY = 6000, 5e-3, 1.0  # paper: 200,000, 1e-3, .1
+UPDATES, RATE, DECAY = 10_000, 5e-3, 1.0  # paper: 200,000, 1e-3, .1
 DENSE = dict(network="mlp", features=(128, 128), likelihood="bernoulli")
 STYLE = dict(network="style", channels=(4, 16, 32), features=(64, 64), blocks=0, likelihood="bernoulli")
 LATENTS = dict(quantizer="latent", positions=1, width=8, codes=8, beta=0.01)
@@ -99,7 +99,8 @@ def qlae_disentangles_sprites(threshold):
     """8 latents, of 8 values where quantized; two dense layers of 128 in encoder and decoder, in place of the paper's
     convolutions with the latent as their style, which take nine times as long an update. PSNR of the test split. What
     is to make the latents differ from mixtures of the sources is decay: by rate x decay x updates it is 20 in the
-    paper, would be .6 here with the paper's rate and decay, and is 30 (before the rate's cosine) with those here. The
+    paper, would be 1 here with the paper's rate and decay, and is 27 with those here. After 6,000 updates the two gains
+    were .09 and .27, and the loss of PSNR 1.67 dB, which was still falling: hence the 10,000. The
     autoencoders have the rate at which they reconstructed best in a trial. A beta-VAE of weight 4 is reported
     besides."""
     point = dict(posterior="point", alpha=1.0, lam=0.0, latent=8)
