@@ -96,16 +96,16 @@ def get_config(arg: str = ""):
                       checkpoint_every=steps // 10))
 
     quantized = dict(network="style", width=8, codes=8, beta=0.01, likelihood="bernoulli")
+    small = dict(channels=(4, 16, 32), features=(64, 64), blocks=0)
 
     def qlae(**changes):
         def change(c):
             c.system, c.model = "discrete.vq_vae", vq_vae.defaults()
-            c.model.update(quantized | dict(quantizer="latent", positions=1, channels=(4, 16, 32), features=(64, 64),
-                                            blocks=0) | changes)
+            c.model.update(quantized | small | dict(quantizer="latent", positions=1) | changes)
             c.data.factor_sizes = (3, 3, 1, 8, 8)
-            c.optim.update(dict(name="adamw", learning_rate=3e-3, weight_decay=0.1, decay_exclude=("codes", "bias"),
-                                clip=1.0))
-            c.update(dict(steps=4000, batch_size=32))
+            c.optim.update(dict(name="adamw", learning_rate=1e-2, warmup_steps=200, weight_decay=0.3,
+                                decay_exclude=("codes", "bias"), clip_elements=1.0))
+            c.update(dict(steps=4000, batch_size=16))
             c.evaluators = ("image_quality", "infomec")
         return change
 
@@ -116,17 +116,21 @@ def get_config(arg: str = ""):
     def ql_infogan_(c):
         qlae()(c)
         c.system, c.model = "discrete.ql_infogan", ql_infogan.defaults()
-        c.model.update(quantized | dict(channels=(4, 16, 32), features=(64, 64), blocks=0))
-        c.optim.update(dict(learning_rate=1e-3, schedule="constant", weight_decay=1e-3, b1=0.0, b2=0.9))
+        c.model.update(quantized | small)
+        c.optim.update(dict(learning_rate=1e-3, schedule="constant", warmup_steps=0, weight_decay=1e-3, b1=0.0, b2=0.9))
         c.update(dict(steps=1500, eval_every=500, figures_every=500))
 
-    def shapes3d(model, steps, batch_size, rate):
+    def infogan(c):
+        ql_infogan_(c)
+        c.model.codes, c.optim.weight_decay = 0, 1e-4
+
+    def shapes3d(model, steps, batch_size, rate, decay):
         def change(c):
             model(c)
             c.model.update(dict(channels=(32, 64, 128, 256), features=(256, 256), blocks=2, width=12, codes=10))
             c.data.update(dict(source="tfds:shapes3d", train_split="train[10000:]", test_split="train[:10000]", size=0,
                                factor_sizes=()))
-            c.optim.update(dict(learning_rate=rate, schedule="constant"))
+            c.optim.update(dict(learning_rate=rate, schedule="constant", warmup_steps=0, weight_decay=decay))
             c.batch_size = batch_size
             c.evaluators = ("image_quality",)
             long(c, steps)
@@ -138,8 +142,6 @@ def get_config(arg: str = ""):
             channels=(4, 4), features=(16,)))
         if "critic" in c.model:
             c.model.critic = (16,)
-        if "critic_updates" in c.model:
-            c.model.critic_updates = 1  # each of them is compiled
         c.evaluators = ("image_quality",)
 
     return apply_variants(config, arg, dict(
@@ -148,7 +150,7 @@ def get_config(arg: str = ""):
         factor=model("total_correlation", estimator="adversary", tc=10.0, examples=examples),
         joint_digits=joint_digits, rate_distortion=rate_distortion, qlae=qlae(), qlae_shared=qlae(shared=True),
         qlae_fixed=qlae(learned=False), qlae_no_decay=qlae_no_decay,
-        qlae_vectors=qlae(quantizer="vector", codebook="gradient", positions=8, width=16, codes=64, start="uniform",
+        qlae_vectors=qlae(quantizer="vector", codebook="gradient", positions=8, width=16, codes=64, start="kmeans",
                           revive=0.0, beta=0.25),
-        ql_infogan=ql_infogan_, paper_qlae=shapes3d(qlae(), 200_000, 128, 1e-3),
-        paper_ql_infogan=shapes3d(ql_infogan_, 40_000, 64, 2e-4), paper=paper, tiny=tiny))
+        ql_infogan=ql_infogan_, infogan=infogan, paper_qlae=shapes3d(qlae(), 200_000, 128, 1e-3, 0.1),
+        paper_ql_infogan=shapes3d(ql_infogan_, 40_000, 64, 2e-4, 1e-3), paper=paper, tiny=tiny))

@@ -5,7 +5,7 @@ Keys of `config.optim`: `name` (adam, adamw, radam, sgd, rmsprop, lion, adafacto
 (0: the whole run), `final_scale` (the share of the learning rate that is left at the end), `drops` (for 'piecewise':
 pairs of a step and what the rate is multiplied by from there on), `b1`, `b2`, `eps`, `weight_decay`, `decay_exclude`
 (names of parameters, or of modules, that weight decay spares, such as `("codes", "bias")`), `clip` (global gradient
-norm, 0 is off).
+norm, 0 is off), `clip_elements` (largest absolute value of each number in the gradient, 0 is off).
 `accumulate` and `average` are read by the builders of systems.
 """
 
@@ -76,9 +76,10 @@ def optimizer(config, steps: int) -> optax.GradientTransformation:
     }
     if config.name not in choices:
         raise ValueError(f"optim.name={config.name!r} is unknown: choose one of {', '.join(choices)}")
-    if config.weight_decay and config.name not in ("adamw", "lion"):
+    if config.name not in ("adamw", "lion") and config.weight_decay:  # in this order: a sweep traces the decay
         raise ValueError(f"optim.weight_decay is not used by {config.name!r}: set optim.name='adamw' or 'lion'")
-    parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    parts = [optax.clip(config.clip_elements)] if config.clip_elements else []
+    parts += [optax.clip_by_global_norm(config.clip)] if config.clip else []
     return optax.chain(*parts, choices[config.name]())
 
 
@@ -102,4 +103,4 @@ def defaults() -> dict:
     """The keys of `config.optim` with their defaults."""
     return dict(name="adam", learning_rate=1e-3, schedule="constant", warmup_steps=0, decay_steps=0,
                 final_scale=0.0, drops=(), b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, decay_exclude=(), clip=0.0,
-                accumulate=1, average=0.0)
+                clip_elements=0.0, accumulate=1, average=0.0)

@@ -30,7 +30,7 @@ def test_an_update_shrinks_the_networks_and_spares_the_values_that_no_number_cho
     """The loss is the mean cross-entropy of a pixel + .01 + .01; of the values only those move that were the nearest of
     some number in the batch, while every kernel shrinks by rate * decay beside Adam's step of at most the rate."""
     config = qlae_config()
-    config.optim.update(dict(learning_rate=1e-3, schedule="constant", warmup_steps=0))
+    config.optim.update(dict(learning_rate=1e-3, schedule="constant", warmup_steps=0, weight_decay=0.1))
     batch = sprites.transform(sprites.train[:20], jax.random.key(0))
     system = systems.build(config, batch)
     state = jax.jit(system.init)(jax.random.key(1), batch)
@@ -68,11 +68,11 @@ def test_code_lines_change_one_code_at_a_time():
         number = codes @ jnp.array([100.0, 10.0, 1.0]) / 1000.0
         return jnp.broadcast_to(number[:, None, None, None], (len(codes), 2, 2, 1))
 
-    shown = jax.jit(lambda i: figures.code_lines(decode, i, 4))(jnp.array([1, 2, 3]))["traversals"]
+    shown = jax.jit(lambda i: figures.code_lines(decode, i, jnp.arange(4)))(jnp.array([1, 2, 3]))["traversals"]
     assert shown.shape == (3, 4, 2, 2, 1)
     want = [[23, 123, 223, 323], [103, 113, 123, 133], [120, 121, 122, 123]]
     np.testing.assert_allclose(1000 * shown[:, :, 0, 0, 0], want, rtol=1e-5)
-    assert figures.code_lines(decode, jnp.zeros(3, jnp.int32), 17) == {}
+    assert figures.code_lines(decode, jnp.zeros(3, jnp.int32), jnp.arange(17)) == {}
 
 
 def test_infomec_of_a_system_whose_codes_are_the_factors():
@@ -121,6 +121,20 @@ def test_players_of_the_infogan_minimise_the_papers_losses(sprites):
     np.testing.assert_allclose(value["critic/loss"] - slope["critic/loss"], -distance, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(slope["critic/loss"] - none["critic/loss"], 10 * penalty, rtol=1e-4)
     np.testing.assert_allclose(none["loss"], 0.01 * (rows["quantization"] + rows["commitment"]), rtol=1e-4)
+
+
+def test_without_a_quantizer_the_infogan_is_told_numbers_of_the_unit_interval(sprites):
+    """Latents are what the encoder gives; nothing but their recovery and the critic is in the losses."""
+    system, batch = infogan(sprites, codes=0, value_weight=0.0, gradient_weight=0.0)
+    state = jax.jit(system.init)(jax.random.key(1), batch)
+    assert set(state.params) == {"encoder", "generator"} and system.latent == Latent((2,), 0)
+    rows = system.summary(jax.jit(system.evaluate)(state, batch, jax.random.key(2)))
+    np.testing.assert_allclose(rows["loss"], 200.0 * rows["latent"], rtol=1e-5)
+    now = variables(state)
+    z = system.encode(now, batch["x"])
+    np.testing.assert_allclose(system.reconstruct(now, batch["x"]), system.decode(now, z), atol=1e-6)
+    drawn = jax.random.uniform(jax.random.key(3), (4, 2))
+    np.testing.assert_allclose(system.sample(now, jax.random.key(3), 4), system.decode(now, drawn), atol=1e-6)
 
 
 def test_the_infogan_learns_codes_that_can_be_read_off(sprites):

@@ -37,6 +37,13 @@ def test_clip_bounds_the_global_norm():
     np.testing.assert_allclose(updates["a"] / updates["b"][0], -3.0 / -2.0, rtol=1e-6)
 
 
+def test_clip_elements_bounds_each_number_by_itself():
+    tx = optim.optimizer(config(name="sgd", b1=0.0, learning_rate=1.0, clip_elements=1.0), steps=10)
+    grads = {"a": jnp.array([3.0, -2.0, 0.5]), "b": jnp.array([-0.1])}
+    updates, _ = jax.jit(tx.update)(grads, tx.init(grads), grads)
+    np.testing.assert_allclose(jnp.concatenate([updates["a"], updates["b"]]), [-1.0, 1.0, -0.5, 0.1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "radam", "sgd", "rmsprop", "lion", "adafactor"])
 def test_every_optimizer_lowers_a_quadratic(name):
     rate = 0.05 if name == "radam" else 0.02  # its first steps are short

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -72,19 +73,31 @@ def players(init: Init, team: Sequence[Player], *, average: float = 0.0, accumul
         ema = jax.tree.map(jnp.array, params) if average else ()
         return State(params, opt_state, extra, ema, jnp.zeros((), jnp.int32))
 
+    def update(player: Player, batch: Batch, carry, key: Array):
+        params, extra, opt_state = carry
+        grads, extra, seen = _gradient(player, params, extra, batch, key, accumulate)
+        grads = collectives.mean(grads, axis_name)
+        owned = _owned(params, player)
+        updates, opt_state = player.optimizer.update(grads, opt_state, owned)
+        params = _with_owned(params, player, optax.apply_updates(owned, updates))
+        return (params, extra, opt_state), seen | {"gradient_norm": optax.tree.norm(grads)}
+
     def step(state: State, batch: Batch, key: Array):
-        params, extra, opt_states, metrics = state.params, state.extra, list(state.opt_state), {}
-        turns = [(i, player) for i, player in enumerate(team) for _ in range(player.updates)]
-        for turn, (i, player) in enumerate(turns):
-            turn_key = key if turn == 0 else jax.random.fold_in(key, turn)
-            grads, extra, seen = _gradient(player, params, extra, batch, turn_key, accumulate)
-            grads = collectives.mean(grads, axis_name)
-            owned = _owned(params, player)
-            updates, opt_states[i] = player.optimizer.update(grads, opt_states[i], owned)
-            params = _with_owned(params, player, optax.apply_updates(owned, updates))
-            metrics |= _prefixed(seen | {"gradient_norm": optax.tree.norm(grads)}, player.name)
+        params, extra, opt_states, metrics, turns = state.params, state.extra, [], {}, 0
+        for player, opt_state in zip(team, state.opt_state, strict=True):
+            keys = [jax.random.fold_in(key, turn) if turn else key for turn in range(turns, turns + player.updates)]
+            turns += player.updates
+            carry, play = (params, extra, opt_state), partial(update, player, batch)
+            if player.updates == 1:
+                carry, seen = play(carry, keys[0])
+            else:  # compiled once for all of them; the last one's metrics are shown
+                carry, rows = jax.lax.scan(play, carry, jnp.stack(keys))
+                seen = jax.tree.map(lambda row: row[-1], rows)
+            params, extra, opt_state = carry
+            opt_states.append(opt_state)
+            metrics |= _prefixed(seen, player.name)
         if after is not None:
-            params, extra = after(params, extra, jax.random.fold_in(key, len(turns)))
+            params, extra = after(params, extra, jax.random.fold_in(key, turns))
         metrics = collectives.mean(metrics, axis_name)
         if "loss" not in metrics:
             metrics["loss"] = sum(metrics[f"{player.name}/loss"] for player in team)

@@ -70,22 +70,22 @@ def interpolations(x: Array, z: Array, decode: Callable[[Array], Array], count: 
     return {"interpolations": _paragraphs(decode(points.reshape(-1, z.shape[1])).reshape(count, steps, -1))}
 
 
-def code_lines(decode: Callable[[Array], Array], indices: Array, codes: int, most: int = 16) -> dict[str, Array]:
+def code_lines(decode: Callable[[Array], Array], code: Array, values: Array, most: int = 16) -> dict[str, Array]:
     """Images of one example with each of its codes at each value: `traversals [codes of an example, values h w c]`.
 
     Args:
-      decode: `[n *shape]` integers to `x_hat [n ...]`.
-      indices: the example's codes `[*shape]`.
-      codes: values of a code.
+      decode: `[n *shape]` of the code's type to `x_hat [n ...]`.
+      code: the example's codes, or numbers, `[*shape]`.
+      values: that each of them takes `[k]`.
       most: nothing is shown of more codes or values, nor of data that are not images.
     """
-    shape, places = indices.shape, indices.size
-    if places > most or codes > most:
+    shape, places, count = code.shape, code.size, len(values)
+    if places > most or count > most:
         return {}
-    lines = jnp.broadcast_to(indices.reshape(-1), (places, codes, places))
-    lines = jax.vmap(lambda rows, i: rows.at[:, i].set(jnp.arange(codes)))(lines, jnp.arange(places))
+    lines = jnp.broadcast_to(code.reshape(-1), (places, count, places))
+    lines = jax.vmap(lambda rows, i: rows.at[:, i].set(values))(lines, jnp.arange(places))
     x_hat = decode(lines.reshape(-1, *shape))
-    return {"traversals": jnp.clip(x_hat, 0.0, 1.0).reshape(places, codes, *x_hat.shape[1:])} if x_hat.ndim == 4 else {}
+    return {"traversals": jnp.clip(x_hat, 0.0, 1.0).reshape(places, count, *x_hat.shape[1:])} if x_hat.ndim == 4 else {}
 
 
 def _is_text(x: Array) -> bool:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from jaxae import collectives, optim
 from jaxae.losses.gradient_penalty import gradient_penalty
 from jaxae.metrics import mse
-from jaxae.quantizers import Codes
+from jaxae.quantizers import Codes, Quantized, Quantizer
 from jaxae.quantizers.latent import latent_quantization
 from jaxae.systems import figures as draw
 from jaxae.systems import networks
@@ -20,8 +20,9 @@ def defaults() -> ConfigDict:
     """Keys of `config.model`, beside those of `networks.defaults`.
 
     `width` latents of `codes` values each, one row of values for all of them where `shared`, which move where
-    `learned`. `latent_weight` of the codes' recovery, `value_weight` of the critic's value, `gradient_weight` of its
-    gradient penalty, `beta` of the quantizer's two losses; `critic_updates` of the critic for one of the generator.
+    `learned`; of 0 `codes` any number in [0, 1], without a quantizer (InfoWGAN-GP). `latent_weight` of the codes'
+    recovery, `value_weight` of the critic's value, `gradient_weight` of its gradient penalty, `beta` of the quantizer's
+    two losses; `critic_updates` of the critic for one of the generator.
     """
     return ConfigDict(networks.defaults() | dict(
         network="style", channels=(32, 64), blocks=1, features=(128, 128), width=8, codes=8, shared=False, learned=True,
@@ -40,9 +41,10 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         generator: -value_weight D(x') + L
         L = latent_weight mean_j (z_hat_j(x') - z_j)^2 + beta mean_j (sg[z_c] - z_q)^2 + beta mean_j (z_c - sg[z_q])^2
 
-    The values belong to the generator. The critic's `critic_updates` in one step see the same examples with other
-    codes; the published code gives it another batch each time. `recovered` is the share of codes that the encoder reads
-    off generated examples without an error.
+    Without a quantizer z is uniform on [0, 1]^width and L = latent_weight mean_j (z_hat_j(x') - z_j)^2 alone: the
+    paper's baseline. The values belong to the generator. The critic's `critic_updates` in one step see the same
+    examples with other codes; the published code gives it another batch each time. `recovered` is the share of codes
+    that the encoder reads off generated examples without an error.
 
     Raises:
       ValueError: for options that do not exist or do not fit the data.
@@ -50,7 +52,9 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     model, shape, dtype = config.model, example["x"].shape[1:], jnp.dtype(config.dtype)
     if model.critic_updates < 1:
         raise ValueError(f"model.critic_updates={model.critic_updates} must be at least 1")
-    quantizer = latent_quantization(model.width, model.codes, model.beta, model.beta, model.shared, model.learned)
+    quantizer = latent_quantization(model.width, model.codes, model.beta, model.beta, model.shared, model.learned) \
+        if model.codes else _numbers(model.width)
+    learned = model.learned and model.codes > 0
     width, latent = model.width, (model.width,) if model.width > 1 else ()
     encoder = networks.vector_encoder(model, shape, width + 1, dtype, axis_name)
     observed = networks.observation(
@@ -73,23 +77,24 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         codes = quantizer.init(keys["codes"])
         params = {"encoder": encoder.init(keys["encoder"], batch["x"])["params"],
                   "generator": observed.init(keys["generator"], jnp.zeros((1, width)))}
-        return params | ({"codes": codes.learned} if model.learned else {}), codes.moving
+        return params | ({"codes": codes.learned} if learned else {}), codes.moving
+
+    def uniform(key, shape):
+        """Codes, or numbers, for the generator."""
+        return jax.random.randint(key, shape, 0, model.codes) if model.codes else jax.random.uniform(key, shape)
 
     def told(params, extra, batch, key):
         """Generated examples, what the encoder makes of them, and the losses L of both players."""
         state = state_of(params, extra)
-
-        def uniform(key, shape):
-            return jax.random.randint(key, shape, 0, model.codes)
-
         indices = collectives.draw(uniform, key, (batch["x"].shape[0], *latent), axis_name)
         z = quantizer.lookup(indices, state)
         x = generate(params, z)
         numbers, value = read(params, x)
         found = quantizer.quantize(numbers, state, key, True)
         error = jnp.mean((found.z_q - z) ** 2, -1)
-        right = (found.indices == indices).reshape(x.shape[0], -1).mean(-1)
-        metrics = {"latent": error, "recovered": right} | found.metrics
+        metrics = {"latent": error} | found.metrics
+        if model.codes:
+            metrics["recovered"] = (found.indices == indices).reshape(x.shape[0], -1).mean(-1)
         return x, value, model.latent_weight * error + found.loss, metrics
 
     def critic_loss(params, extra, batch, key, train: bool) -> Objective:
@@ -118,21 +123,33 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         return decode(now, encode(now, x))
 
     def sample(now, key, n: int):
-        return decode(now, jax.random.randint(key, (n, *latent), 0, model.codes))
+        return decode(now, uniform(key, (n, *latent)))
 
     def figures(state: State, batch, key):
         now = variables(state)
-        indices = encode(now, batch["x"])
+        indices, line = encode(now, batch["x"]), jnp.arange(model.codes) if model.codes else jnp.linspace(0.0, 1.0, 8)
         return (draw.comparison(batch["x"], decode(now, indices)) | draw.samples(sample(now, key, 64))
-                | draw.code_lines(lambda codes: decode(now, codes), indices[0], model.codes))
+                | draw.code_lines(lambda codes: decode(now, codes), indices[0], line))
 
     tx = optim.optimizer(config.optim, config.steps)
-    moved = ("generator", "codes") if model.learned else ("generator",)
+    moved = ("generator", "codes") if learned else ("generator",)
     team = [Player("critic", critic_loss, tx, ("encoder",), model.critic_updates),
             Player("", generator_loss, tx, moved)]
     return players(init, team, average=config.optim.average, accumulate=config.optim.accumulate, axis_name=axis_name,
                    encode=encode, decode=decode, reconstruct=reconstruct, sample=sample, figures=figures,
                    latent=Latent(latent, model.codes))
+
+
+def _numbers(width: int) -> Quantizer:
+    """No quantizer: what a latent is, is what the generator takes."""
+    def quantize(z, state, key, train):
+        z = z if width > 1 else z[..., 0]
+        return Quantized(lookup(z, state), z, jnp.zeros(z.shape[0]), state)
+
+    def lookup(numbers, state):
+        return numbers if width > 1 else numbers[..., None]
+
+    return Quantizer(width=width, codes=0, places=width, init=lambda key: Codes(), quantize=quantize, lookup=lookup)
 
 
 __all__ = ["build", "defaults"]

@@ -205,7 +205,7 @@ def parts_of(config: ConfigDict, example: PyTree, axis_name: str | None = None) 
         shown = draw.comparison(batch["x"], decode(now, indices, key)) | {
             "codes": as_map(indices[:16]), "code_use": jax.vmap(counts)(indices).sum((0, 1)).astype(jnp.float32)}
         if model.positions and model.decoder == "factorised":
-            shown |= draw.code_lines(lambda lines: decode(now, lines), indices[0], codes)
+            shown |= draw.code_lines(lambda lines: decode(now, lines), indices[0], jnp.arange(codes))
         return shown
 
     def as_map(indices):
