@@ -7,8 +7,8 @@ classes given: a column of the figure `samples` for each. At the paper's scale i
 configs/prior.py:paper_mar.
 
 Variants: `causal` (in raster order) and `causal_random`, with a cache; `unconditional`; `epsilon` (the head predicts
-the noise and a variance, as in the paper, which wants longer training); `paper_masks` (the paper's shares of hidden tokens, 0.7 and
-more).
+the noise and the variance, as in the paper, which wants longer training); `paper_masks` (the paper's shares of hidden
+tokens, 0.7 and more).
 """
 
 from jaxae.systems.autoregressive import patches
