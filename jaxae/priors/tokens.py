@@ -63,8 +63,10 @@ def diffusion_head(
       d: channels of a token. Tokens should have about unit variance: the noise has.
       width, depth: of the MLP.
       predicts: 'epsilon' as in the paper, 'x' or 'v'. With 'epsilon' the 'cosine' schedule multiplies errors of the
-        sampler's first steps by hundreds: train long.
-      learned_variance: the network also gives the variance of each step.
+        sampler's first steps by hundreds: train long. 'x' spends the loss on the noisy times, at which the condition
+        matters, and suits patches of pixels.
+      learned_variance: the network also gives the variance of each step. In short runs its share of the loss disturbs
+        the rest: leave it out.
       schedule, times: 'linear' or 'cosine' noise in `times` steps.
       draws: times and noises for each token of an update.
       dtype: computation of the MLP.
