@@ -35,7 +35,8 @@ def _x(n, seed=1):
 
 
 def test_conditions_depend_on_the_tokens_before_in_the_order_and_on_the_place_to_predict():
-    net, turns, noise = CausalContinuousAR(LENGTH, 2, **SMALL | dict(depth=2)), jnp.array([[3, 0, 4, 1, 2]]), _noise()
+    net, noise = CausalContinuousAR((LENGTH,), 2, **SMALL | dict(depth=2)), _noise()
+    turns = jnp.array([[3, 0, 4, 1, 2]])
     params = jax.tree.map(noise, jax.eval_shape(net.init, jax.random.key(0), _x(1), turns, jnp.zeros(1, int)))
     run = jax.jit(lambda params, x, turns: net.apply(params, x, turns, jnp.zeros(1, int)))
     slope = np.abs(np.asarray(jax.jit(jax.jacfwd(lambda x: run(params, x, turns)))(_x(1)))).sum((0, 2, 3, 5))
@@ -65,7 +66,7 @@ def test_a_sampled_sequence_has_the_conditions_that_training_would_give_it():
     x = prior.sample(params, key, 4, label)
     turns = jnp.argsort(jax.random.uniform(jax.random.split(key)[0], (4, LENGTH)), axis=-1)
     in_order = jnp.take_along_axis(x, turns[..., None], axis=1)
-    net = CausalContinuousAR(LENGTH, 2, **SMALL)
+    net = CausalContinuousAR((LENGTH,), 2, **SMALL)
     z = jax.jit(lambda x: net.apply({"params": params["trunk"]}, x, turns, label))(in_order)
     np.testing.assert_allclose(jnp.tanh(z[..., :D]), in_order, atol=2e-5)
 

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxae.losses import diffusion
 from jaxae.priors.masked_continuous import _Trunk, hidden_counts, masked_continuous, sample_in_order
-from jaxae.priors.tokens import Head, diffusion_head
+from jaxae.priors.tokens import Head, diffusion_head, place_table
 
 LENGTH, D = 6, 2
 SMALL = dict(width=8, depth=1, heads=2)
@@ -116,7 +116,7 @@ def test_closed_form_heads_of_a_linear_gaussian_sequence_give_its_covariance(ord
 
 @functools.cache
 def _trunk():
-    trunk = _Trunk(LENGTH, 2, buffer=3, **SMALL)
+    trunk = _Trunk((LENGTH,), 2, buffer=3, **SMALL)
     shapes = jax.eval_shape(trunk.init, jax.random.key(0), jnp.zeros((1, LENGTH, D)), jnp.zeros((1, LENGTH), bool),
                             jnp.zeros(1, int))
     noise = np.random.default_rng(0)
@@ -249,3 +249,13 @@ def test_what_cannot_be_is_refused():
         prior.sample(params, jax.random.key(0), 3)
     with pytest.raises(ValueError, match="iterations=7 must lie between 1 and the 6 tokens"):
         prior.sample(params, jax.random.key(0), 3, jnp.zeros(3, int), iterations=7)
+
+
+def test_places_start_orthogonal_along_each_axis_of_mean_square_one():
+    """Places of a map have inner product width / 2 for a common row, and width / 2 for a common column."""
+    table = np.asarray(jax.jit(lambda key: place_table(key, (3, 5), 16))(jax.random.key(0)))
+    row, column = np.divmod(np.arange(15), 5)
+    same = (row[:, None] == row).astype(int) + (column[:, None] == column)
+    np.testing.assert_allclose(table @ table.T, 8 * same, atol=1e-4)
+    many = np.asarray(place_table(jax.random.key(0), (40,), 6))  # more places than channels
+    assert np.mean(many**2) == pytest.approx(1.0, rel=1e-4) and len(np.unique(many.round(3), axis=0)) == 40

@@ -24,9 +24,10 @@ from jaxae.train import fit
 
 
 def fitted(init, loss, dataset, steps: int, *, rate: float = 2e-3, batch_size: int = 64, average: float = 0.99,
-           seed: int = 0):
+           b2: float = 0.999, seed: int = 0):
     """Averaged parameters after `steps` updates of `loss(params, batch, key) -> [n]`."""
-    settings = ConfigDict(optim.defaults() | dict(learning_rate=rate, schedule="cosine", warmup_steps=50, clip=3.0))
+    settings = ConfigDict(optim.defaults() | dict(learning_rate=rate, schedule="cosine", warmup_steps=50, clip=3.0,
+                                                  b2=b2))
     system = one_loss(lambda key, batch: (init(key, batch), ()),
                       lambda params, extra, batch, key, train: Objective(loss(params, batch, key)),
                       optim.optimizer(settings, steps), average=average)
@@ -66,10 +67,10 @@ def categorical_head(codebook) -> Head:
     net = nn.MLP((len(codebook),))
 
     def loss(params, x, z, key, axis_name=None):
-        distance = losses.squared_distances(x.reshape(-1, x.shape[-1]), codebook)
-        index = distance.argmin(-1).reshape(x.shape[:-1])
+        distance = losses.squared_distances(x.reshape(-1, x.shape[-1]), codebook).reshape(*x.shape[:-1], -1)
+        nearest = distance == distance.min(-1, keepdims=True)  # an argmin is several times slower
         log_p = jax.nn.log_softmax(net.apply({"params": params}, z))
-        return -jnp.take_along_axis(log_p, index[..., None], axis=-1)[..., 0]
+        return -(log_p * nearest).sum(-1) / nearest.sum(-1)
 
     def sample(params, key, z, null=None, weight=1.0, temperature=1.0, steps=0):
         logits = net.apply({"params": params}, z)
@@ -172,7 +173,10 @@ def linear_gaussian_tokens_have_their_covariance(threshold):
 def diffusion_head_beats_vector_quantized_patches(threshold):
     """Classes given, no guidance, 500 samples against 1,000 test digits; both sampled in 49 iterations to compare.
 
-    The distances of 500 training digits, as they are and with quantized patches, stand beside.
+    The distances of 500 training digits, as they are and with quantized patches, stand beside. The baseline sees and
+    draws quantized patches alone. The head predicts x and has the variance of q, not a learned one: of its choices
+    what did best on one half of the patches given the other half, where cross-entropy was behind it. 24,000 digits
+    in 3,000 updates: in small batches both sides learn more from as many.
     """
     dataset, side, shape = digits(size=28), 4, (28, 28, 1)
     train, test = (dict(part.arrays()) for part in (dataset.train, dataset.test))
@@ -190,17 +194,19 @@ def diffusion_head_beats_vector_quantized_patches(threshold):
     def as_images(rows):
         return from_patches(rows * std + mean, shape, side)
 
-    true = jnp.asarray(x[:500])
-    nearest = losses.squared_distances(true.reshape(-1, 16), codebook).argmin(-1)
-    found = {"true_frechet": frechet(as_images(true)),
-             "quantized_frechet": frechet(as_images(codebook[nearest].reshape(true.shape)))}
+    grid, codes = (7, 7, side * side), jax.lax.map(
+        lambda row: losses.squared_distances(row, codebook).argmin(-1), jnp.asarray(x))
+    quantized = np.asarray(codebook[codes])
+    found = {"true_frechet": frechet(as_images(jnp.asarray(x[:500]))),
+             "quantized_frechet": frechet(as_images(jnp.asarray(quantized[:500])))}
     classes = jnp.arange(500) % 10
-    heads = {"diffusion": diffusion_head(16, 64, 2, draws=2), "cross_entropy": categorical_head(codebook)}
-    for name, head in heads.items():
-        prior = masked_continuous((49, 16), 10, head, width=64, depth=2, heads=4, buffer=4, least_masked=0.0,
-                                  mask_std=1.0)
+    heads = {"diffusion": (diffusion_head(16, 64, 2, predicts="x", learned_variance=False, draws=2), x),
+             "cross_entropy": (categorical_head(codebook), quantized)}
+    for name, (head, rows) in heads.items():
+        prior = masked_continuous(grid, 10, head, width=64, depth=2, heads=4, buffer=4, least_masked=0.0, mask_std=1.0)
         started = time.perf_counter()
-        params = fitted_prior(prior, x, 800, label, batch_size=32)
+        params = fitted_prior(prior, rows.reshape(-1, *grid), 3000, label, batch_size=8, rate=4e-3, b2=0.98,
+                              average=0.995)
         found[f"{name}_training_seconds"] = time.perf_counter() - started
         for iterations in threshold["iterations"] if name == "diffusion" else threshold["iterations"][-1:]:
             drawn = prior.sample(params, jax.random.key(1), 500, classes, iterations=iterations, steps=25)

@@ -1,5 +1,6 @@
 """Causal autoregressive prior on real tokens: a transformer with a cache and a diffusion head for each token."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -13,14 +14,14 @@ from jaxae import collectives
 from jaxae.nn.attention import TransformerBlock, empty_cache
 from jaxae.priors.base import Prior
 from jaxae.priors.classes import hide, needs_guidance, rows_of
-from jaxae.priors.tokens import Head, check_order, diffusion_head, rows, turns
+from jaxae.priors.tokens import Head, check_order, diffusion_head, place_table, rows, turns
 
 
 class CausalContinuousAR(nn.Module):
     """Conditions of tokens that are taken in an order of their own, each from those before it.
 
     Attributes:
-      tokens: L.
+      grid: places of the L tokens along each axis, (L,) or (h, w).
       num_classes: 0, or number of classes; label `num_classes` is the null class.
       width, depth, heads: of the transformer.
       buffer: class tokens in front of the sequence.
@@ -29,7 +30,7 @@ class CausalContinuousAR(nn.Module):
       dtype: computation; parameters and the conditions are float32.
     """
 
-    tokens: int
+    grid: tuple[int, ...]
     num_classes: int
     width: int = 128
     depth: int = 4
@@ -39,14 +40,23 @@ class CausalContinuousAR(nn.Module):
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
+    @property
+    def tokens(self) -> int:
+        """L"""
+        return math.prod(self.grid)
+
     def setup(self):
-        small = nn.initializers.normal(0.02)
-        self.label = nn.Embed(self.num_classes + 1, self.width, embedding_init=small)
-        self.start = self.param("start", small, (self.buffer, self.width))
+        unit, shape = nn.initializers.normal(1.0), (self.tokens, self.width)
+
+        def places(key, shape):
+            return place_table(key, self.grid, self.width)
+
+        self.label = nn.Embed(self.num_classes + 1, self.width, embedding_init=unit)
+        self.start = self.param("start", unit, (self.buffer, self.width))
         self.embed = nn.Dense(self.width, dtype=self.dtype)
-        self.position = self.param("position", small, (self.tokens, self.width))
-        self.target = self.param("target", small, (self.tokens, self.width))
-        self.place = self.param("place", small, (self.tokens, self.width))
+        self.position = self.param("position", places, shape)
+        self.target = self.param("target", places, shape)
+        self.place = self.param("place", places, shape)
         self.blocks = [TransformerBlock(self.heads, causal=True, dtype=self.dtype, dropout=self.dropout,
                                         axis_name=self.axis_name) for _ in range(self.depth)]
         self.norm = nn.LayerNorm(dtype=self.dtype)
@@ -147,7 +157,7 @@ def causal_continuous(
     tokens = rows(shape)
     length, d = tokens.length, shape[-1]
     head = diffusion_head(d) if head is None else head
-    net = CausalContinuousAR(length, num_classes, width, depth, heads, buffer, dropout, axis_name, dtype)
+    net = CausalContinuousAR(shape[:-1], num_classes, width, depth, heads, buffer, dropout, axis_name, dtype)
 
     def init(key: Array, latents: Float[Array, "n ..."], label: Int[Array, " n"] | None = None) -> PyTree:
         keys, x = collectives.split_keys(key, ("trunk", "head")), tokens.of(latents)[:1]

@@ -16,13 +16,13 @@ from jaxae import collectives
 from jaxae.nn.attention import TransformerBlock
 from jaxae.priors.base import Prior
 from jaxae.priors.classes import hide, needs_guidance, rows_of
-from jaxae.priors.tokens import Head, check_order, diffusion_head, rows, turns
+from jaxae.priors.tokens import Head, check_order, diffusion_head, place_table, rows, turns
 
 
 class _Trunk(nn.Module):
     """What the head of each token is given, `[n L width]`, from tokens `[n L d]` of which some are hidden `[n L]`."""
 
-    tokens: int
+    grid: tuple[int, ...]  # places along each axis
     num_classes: int
     width: int
     depth: int
@@ -33,19 +33,24 @@ class _Trunk(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        small, length = nn.initializers.normal(0.02), self.buffer + self.tokens
-        self.label = nn.Embed(self.num_classes + 1, self.width, embedding_init=small)
+        self.tokens, unit = math.prod(self.grid), nn.initializers.normal(1.0)
+        shape = (self.buffer + self.tokens, self.width)
+
+        def places(key, shape):
+            return unit(key, shape).at[shape[0] - self.tokens:].set(place_table(key, self.grid, self.width))
+
+        self.label = nn.Embed(self.num_classes + 1, self.width, embedding_init=unit)
         self.embed = nn.Dense(self.width, dtype=self.dtype)
-        self.position = self.param("position", small, (length, self.width))
+        self.position = self.param("position", places, shape)
         self.encoder_start = nn.LayerNorm(dtype=self.dtype)
         self.encoder = self._blocks()
         self.encoder_norm = nn.LayerNorm(dtype=self.dtype)
         self.bridge = nn.Dense(self.width, dtype=self.dtype)
-        self.mask = self.param("mask", small, (self.width,))
-        self.decoder_position = self.param("decoder_position", small, (length, self.width))
+        self.mask = self.param("mask", nn.initializers.normal(0.02), (self.width,))
+        self.decoder_position = self.param("decoder_position", places, shape)
         self.decoder = self._blocks()
         self.decoder_norm = nn.LayerNorm(dtype=self.dtype)
-        self.place = self.param("place", small, (self.tokens, self.width))
+        self.place = self.param("place", places, (self.tokens, self.width))
 
     def _blocks(self):
         return [TransformerBlock(self.heads, dtype=self.dtype, dropout=self.dropout, axis_name=self.axis_name)
@@ -142,7 +147,7 @@ def masked_continuous(
     tokens = rows(shape)
     length, d = tokens.length, shape[-1]
     head = diffusion_head(d) if head is None else head
-    trunk = _Trunk(length, num_classes, width, depth, heads, buffer, dropout, axis_name, dtype)
+    trunk = _Trunk(shape[:-1], num_classes, width, depth, heads, buffer, dropout, axis_name, dtype)
     fewest = max(1, math.ceil(least_masked * length - 1e-6))  # tokens that are hidden in any example
 
     def init(key: Array, latents: Float[Array, "n ..."], label: Int[Array, " n"] | None = None) -> PyTree:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from jaxae import collectives
@@ -62,8 +63,10 @@ def diffusion_head(
       d: channels of a token. Tokens should have about unit variance: the noise has.
       width, depth: of the MLP.
       predicts: 'epsilon' as in the paper, 'x' or 'v'. With 'epsilon' the 'cosine' schedule multiplies errors of the
-        sampler's first steps by hundreds: train long.
-      learned_variance: the network also gives the variance of each step.
+        sampler's first steps by hundreds: train long. 'x' spends the loss on the noisy times, at which the condition
+        matters, and suits patches of pixels.
+      learned_variance: the network also gives the variance of each step. In short runs its share of the loss disturbs
+        the rest: leave it out.
       schedule, times: 'linear' or 'cosine' noise in `times` steps.
       draws: times and noises for each token of an update.
       dtype: computation of the MLP.
@@ -151,6 +154,28 @@ def rows(shape: tuple[int, ...]) -> Rows:
         raise ValueError(f"a prior on tokens needs the shape of one latent, (tokens, d) or (h, w, d); got "
                          f"{tuple(shape)}")
     return Rows(tuple(shape))
+
+
+def place_table(key: Array, grid: tuple[int, ...], width: int) -> Float[Array, "t width"]:
+    """Where learned embeddings of the places of tokens start: of mean square 1, orthogonal along each axis.
+
+    Each axis has its share of the channels, so that the places of a row of a map have half of their embedding in
+    common. Embeddings that start small beside the tokens, with a deviation of 0.02 as in the paper's code, have to grow
+    before a token can tell its neighbours from the rest, and a short run ends before they have.
+
+    Args:
+      key: of the random directions.
+      grid: places along each axis, (t,) or (h, w); those of a map are numbered by rows.
+      width: channels, at least one for each axis.
+
+    >>> place_table(jax.random.key(0), (2, 3), 8).shape
+    (6, 8)
+    """
+    where = np.indices(grid).reshape(len(grid), -1)
+    shares = [(width + i) // len(grid) for i in range(len(grid))]  # which add up to the width
+    tables = [math.sqrt(max(n, share)) * jax.nn.initializers.orthogonal()(jax.random.fold_in(key, i), (n, share))
+              for i, (n, share) in enumerate(zip(grid, shares, strict=True))]
+    return jnp.concatenate([table[place] for table, place in zip(tables, where, strict=True)], axis=-1)
 
 
 def turns(key: Array, n: int, length: int, order: str, axis_name: str | None = None) -> Int[Array, "n t"]:

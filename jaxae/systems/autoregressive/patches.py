@@ -12,7 +12,7 @@ from jaxae.systems.latent import priors_by_name as named
 
 
 def defaults() -> ConfigDict:
-    """Keys of `config.model`: `patch`, the side of a patch in pixels, and those of `priors_by_name.defaults` for rows
+    """Keys of `config.model`: `patch`, the side of a patch in pixels, and those of `priors_by_name.defaults` for maps
     of vectors; `conditional` wants the number of `classes`.
     """
     return ConfigDict(named.defaults() | dict(prior="masked_continuous", patch=4))
@@ -30,15 +30,15 @@ def to_patches(x: Float[Array, "n h w c"], side: int) -> Float[Array, "n t d"]:
     return x.reshape(n, h // side, side, w // side, side, c).swapaxes(2, 3).reshape(n, -1, side * side * c)
 
 
-def from_patches(rows: Float[Array, "n t d"], shape: tuple[int, int, int], side: int) -> Float[Array, "n h w c"]:
-    """Images of that shape (h, w, c) from their rows of patches."""
+def from_patches(rows: Float[Array, "n *t d"], shape: tuple[int, int, int], side: int) -> Float[Array, "n h w c"]:
+    """Images of that shape (h, w, c) from their rows or maps of patches."""
     h, w, c = shape
     tiles = rows.reshape(-1, h // side, w // side, side, side, c)
     return tiles.swapaxes(2, 3).reshape(-1, h, w, c)
 
 
 def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:
-    """A prior on rows of patches, as `latent.prior` fits it to latents: patches instead of codes, no autoencoder.
+    """A prior on maps of patches, as `latent.prior` fits it to latents: patches instead of codes, no autoencoder.
 
     Samples are images, clipped to [0, 1] in the figure only, of random classes where none are given.
 
@@ -53,7 +53,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         raise ValueError("model.conditional needs the number of classes: set model.classes")
 
     def cut(batch):
-        return batch | {"x": to_patches(batch["x"], side)}
+        rows = to_patches(batch["x"], side)  # [n h w d]: a prior may know that they are a map
+        return batch | {"x": rows.reshape(-1, shape[0] // side, shape[1] // side, rows.shape[-1])}
 
     inner = prior.build(config, jax.eval_shape(cut, example), axis_name)
 
