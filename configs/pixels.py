@@ -11,7 +11,9 @@ rows that know nothing of each other, for comparison), `masked` (filled in by it
 
 Videos: `video` (the Axial Transformer of digits that move and bounce: 6 frames of 16x16 pixels in 4 grey levels, those
 after the first two given these; `samples` shows a video in each row, `completions` four videos, each above two ways in
-which its first frames go on), `frame` (that without its blocks over earlier frames: each frame alone).
+which its first frames go on), `frame` (that without its blocks over earlier frames: each frame alone). `video` reaches
+0.226 bits per dimension in 290 s on one core: digits stay where they should be and as light, but do not keep their
+shape.
 
 After them: `conditional` (on the digit's class, a column of the samples for each), `logistic_mixture` (mixtures of 10
 logistics over ordered levels in place of a softmax, and pixels as real numbers in place of embedded levels in the

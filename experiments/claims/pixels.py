@@ -252,7 +252,7 @@ def axial_transformer_of_videos_uses_earlier_frames(threshold):
                              num_test=500))
     found, runs = {}, {}
     for kind, layers in (("axial", 4), ("frame", 8)):
-        run = runs[kind] = on_pixels(kind, 600, seeds=2, rate=4e-3, batch_size=5, dataset=dataset, levels=4, hidden=32,
+        run = runs[kind] = on_pixels(kind, 500, seeds=2, rate=4e-3, batch_size=5, dataset=dataset, levels=4, hidden=32,
                                      layers=layers, given=True, prefix=1)
         found |= _each_seed(f"{kind}_bits", run) | {f"{kind}_parameters": size_of(run.members[0].params)}
     difference = runs["axial"].test["bits_per_dim"] - runs["frame"].test["bits_per_dim"]
