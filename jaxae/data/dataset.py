@@ -196,8 +196,8 @@ def _builder(source: str) -> tuple[Callable[..., tuple[Source, Source]], dict[st
         return SOURCES[source], {}
     near = difflib.get_close_matches(source, SOURCES, 1)
     raise DataError(f"unknown data source {source!r}" + (f", did you mean {near[0]!r}?" if near else
-                    f": use one of {', '.join(SOURCES)}, activations:PATH, paralex:PATH, qqp:PATH, tfds:NAME, "
-                    "npz:PATH, folder:PATH or wav:PATH"))
+                    f": use one of {', '.join(SOURCES)}, activations:PATH, paralex:PATH, qqp:PATH, wav:PATH, "
+                    "tfds:NAME, npz:PATH or folder:PATH"))
 
 
 def _dataset(train: Source, test: Source, options: Mapping[str, Any], name: str) -> Dataset:
