@@ -202,7 +202,7 @@ def _builder(source: str) -> tuple[Callable[..., tuple[Source, Source]], dict[st
     near = difflib.get_close_matches(source, SOURCES, 1)
     raise DataError(f"unknown data source {source!r}" + (f", did you mean {near[0]!r}?" if near else
                     f": use one of {', '.join(SOURCES)}, activations:PATH, paralex:PATH, qqp:PATH, pairs:PATH, "
-                    "tfds:NAME, npz:PATH, folder:PATH or wav:PATH"))
+                    "wav:PATH, tfds:NAME, npz:PATH or folder:PATH"))
 
 
 def _dataset(train: Source, test: Source, options: Mapping[str, Any], name: str) -> Dataset:
