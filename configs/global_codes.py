@@ -4,8 +4,9 @@
 
 Trains on the 4,000 embedded digits: 28x28 -> 32 codes of 64, 192 bits.
 
-Variants: `ordered` (prefixes of the codes decode to coarse images), `sharp` (QGGAN: with a discriminator), `perceptual`
-(the distance of features in the place of the squared error, as the published QGGAN has it; its VGG16 is
+Variants: `ordered` (prefixes of the codes decode to coarse images; with `--config.model.pyramid=2` short prefixes owe
+the image at half and a quarter of its size), `sharp` (with a discriminator), `perceptual` (QGGAN as published: with the
+discriminator the distance of features takes the place of the squared error; its VGG16 is
 `--config.model.perceptual_features=vgg16.npz`), `gaussian` (a likelihood), `photographs` (colour crops).
 `configs/prior.py:transformer` fits a prior.
 
@@ -32,9 +33,6 @@ def get_config(arg: str = ""):
 
     def ordered(c):
         c.model.prefix_dropout = 1 / 3
-
-    def pyramid(c):
-        c.model.update(dict(prefix_dropout=1 / 3, pyramid=2))
 
     def sharp(c):
         c.model.update(dict(adversarial=0.75, adversarial_start=200))
@@ -74,5 +72,5 @@ def get_config(arg: str = ""):
                             adversarial_start=0, reduced=int(c.model.prefix_dropout > 0)))
 
     return apply_variants(config, arg, dict(
-        ordered=ordered, pyramid=pyramid, sharp=sharp, perceptual=perceptual, gaussian=gaussian,
-        photographs=photographs, paper=paper, paper_imagenet=paper_imagenet, tiny=tiny))
+        ordered=ordered, sharp=sharp, perceptual=perceptual, gaussian=gaussian, photographs=photographs, paper=paper,
+        paper_imagenet=paper_imagenet, tiny=tiny))
