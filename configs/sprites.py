@@ -95,17 +95,18 @@ def get_config(arg: str = ""):
         c.update(dict(steps=steps, log_every=1000, eval_every=steps // 10, figures_every=steps // 10,
                       checkpoint_every=steps // 10))
 
-    quantized = dict(network="style", width=8, codes=8, beta=0.01, likelihood="bernoulli")
-    small = dict(channels=(4, 16, 32), features=(64, 64), blocks=0)
+    quantized = dict(width=8, codes=8, beta=0.01, likelihood="bernoulli")
+    dense = dict(network="mlp", features=(128, 128))
+    style = dict(network="style", channels=(4, 16, 32), features=(64, 64), blocks=0)
 
     def qlae(**changes):
         def change(c):
             c.system, c.model = "discrete.vq_vae", vq_vae.defaults()
-            c.model.update(quantized | small | dict(quantizer="latent", positions=1) | changes)
+            c.model.update(quantized | dense | dict(quantizer="latent", positions=1) | changes)
             c.data.factor_sizes = (3, 3, 1, 8, 8)
-            c.optim.update(dict(name="adamw", learning_rate=1e-2, warmup_steps=200, weight_decay=0.3,
+            c.optim.update(dict(name="adamw", learning_rate=5e-3, warmup_steps=200, weight_decay=1.0,
                                 decay_exclude=("codes", "bias"), clip_elements=1.0))
-            c.update(dict(steps=4000, batch_size=16))
+            c.update(dict(steps=10_000, batch_size=32))
             c.evaluators = ("image_quality", "infomec")
         return change
 
@@ -116,9 +117,9 @@ def get_config(arg: str = ""):
     def ql_infogan_(c):
         qlae()(c)
         c.system, c.model = "discrete.ql_infogan", ql_infogan.defaults()
-        c.model.update(quantized | small)
+        c.model.update(quantized | style)
         c.optim.update(dict(learning_rate=1e-3, schedule="constant", warmup_steps=0, weight_decay=1e-3, b1=0.0, b2=0.9))
-        c.update(dict(steps=1500, eval_every=500, figures_every=500))
+        c.update(dict(steps=1500, batch_size=16, eval_every=500, figures_every=500))
 
     def infogan(c):
         ql_infogan_(c)
@@ -127,7 +128,8 @@ def get_config(arg: str = ""):
     def shapes3d(model, steps, batch_size, rate, decay):
         def change(c):
             model(c)
-            c.model.update(dict(channels=(32, 64, 128, 256), features=(256, 256), blocks=2, width=12, codes=10))
+            c.model.update(dict(network="style", channels=(32, 64, 128, 256), features=(256, 256), blocks=2, width=12,
+                                codes=10))
             c.data.update(dict(source="tfds:shapes3d", train_split="train[10000:]", test_split="train[:10000]", size=0,
                                factor_sizes=()))
             c.optim.update(dict(learning_rate=rate, schedule="constant", warmup_steps=0, weight_decay=decay))
