@@ -152,7 +152,7 @@ def get_config(arg: str = ""):
         factor=model("total_correlation", estimator="adversary", tc=10.0, examples=examples),
         joint_digits=joint_digits, rate_distortion=rate_distortion, qlae=qlae(), qlae_shared=qlae(shared=True),
         qlae_fixed=qlae(learned=False), qlae_no_decay=qlae_no_decay,
-        qlae_vectors=qlae(quantizer="vector", codebook="gradient", positions=8, width=16, codes=64, start="kmeans",
-                          revive=0.0, beta=0.25),
+        qlae_vectors=qlae(quantizer="vector", codebook="gradient", positions=8, width=16, start="kmeans", revive=0.0,
+                          beta=0.25),
         ql_infogan=ql_infogan_, infogan=infogan, paper_qlae=shapes3d(qlae(), 200_000, 128, 1e-3, 0.1),
         paper_ql_infogan=shapes3d(ql_infogan_, 40_000, 64, 2e-4, 1e-3), paper=paper, tiny=tiny))
