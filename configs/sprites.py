@@ -14,10 +14,15 @@ capacities side by side: `results.json` has `kl` and `reconstruction` of each, t
 
 `qlae` is the quantized-latent autoencoder of Hsu et al. 2023, arXiv 2305.18378, with its strong weight decay on the
 networks alone and its metrics InfoM, InfoE and InfoC, on 576 sprites of one orientation; each row of its traversals is
-one latent at each of its values. Its ablations: `qlae_shared` (one row of values for all latents), `qlae_fixed` (values
-that do not move), `qlae_vectors` (vectors in the place of numbers), `qlae_no_decay`. `ql_infogan` is the paper's
-generative adversarial network on the same codes (QLInfoWGAN-GP). `paper_qlae` and `paper_ql_infogan` are Shapes3D in
-64x64 pixels, 12 latents of 10 values, in the paper's networks.
+one latent at each of its values. Its networks here are dense, its decay 1 and its rate 5e-3, so that rate x decay x
+updates is near the paper's 20 in half a minute; what that reaches in 4 seeds is InfoM .49, InfoE .94 and a PSNR of 22.5
+dB on the test split, against .42, .67 and 23.8 dB of an autoencoder with continuous latents. Half of what a latent
+tells is still of other sources than its first: the rows of the traversals change more than one. Its ablations:
+`qlae_shared` (one row of values for all latents), `qlae_fixed` (values that do not move), `qlae_vectors` (vectors in
+the place of numbers), `qlae_no_decay`. `ql_infogan` is the paper's generative adversarial network on the same codes
+(QLInfoWGAN-GP), `infogan` its baseline, which is told numbers without quantization (InfoWGAN-GP); both have the paper's
+networks, an encoder of convolutions and a decoder whose maps take the latent as their style, in small. `paper_qlae` and
+`paper_ql_infogan` are Shapes3D in 64x64 pixels, 12 latents of 10 values, in the paper's networks and settings.
 
 `paper` comes after the name of a model: 64x64 pixels and as many values of each factor as dSprites has, the networks
 and settings of Burgess et al., or of Dupont with `joint`; `joint_digits,paper` is the latter's MNIST.
