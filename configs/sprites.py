@@ -16,7 +16,7 @@ capacities side by side: `results.json` has `kl` and `reconstruction` of each, t
 networks alone and its metrics InfoM, InfoE and InfoC, on 576 sprites of one orientation; each row of its traversals is
 one latent at each of its values. Its networks here are dense, its decay 1 and its rate 5e-3, so that rate x decay x
 updates is near the paper's 20 in half a minute; what that reaches in 4 seeds is InfoM .49, InfoE .94 and a PSNR of 22.5
-dB on the test split, against .42, .67 and 23.8 dB of an autoencoder with continuous latents. Half of what a latent
+dB on the test split, against .42, .67 and 23.8 dB of an autoencoder with continuous latents. A third of what a latent
 tells is still of other sources than its first: the rows of the traversals change more than one. Its ablations:
 `qlae_shared` (one row of values for all latents), `qlae_fixed` (values that do not move), `qlae_vectors` (vectors in
 the place of numbers), `qlae_no_decay`. `ql_infogan` is the paper's generative adversarial network on the same codes
