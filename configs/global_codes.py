@@ -2,7 +2,9 @@
 
     python experiments/run.py --config=configs/global_codes.py
 
-Trains on the 4,000 embedded digits: 28x28 -> 32 codes of 64, 192 bits.
+Trains on the 4,000 embedded digits: 28x28 -> 32 codes of 64, 192 bits. Measured after 400 updates, 320 s on a shared
+core: test PSNR 23.3 dB, SSIM .893, 56 of 64 codes in use by perplexity (14.8 dB after 800 updates with maps of half the
+side, random projections and tokens of 16).
 
 Variants: `ordered` (prefixes of the codes decode to coarse images; with `--config.model.pyramid=2` short prefixes owe
 the image at half and a quarter of its size), `sharp` (with a discriminator), `perceptual` (QGGAN as published: with the
