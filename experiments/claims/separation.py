@@ -116,8 +116,8 @@ def digits_are_separated_in_code_space(threshold):
 
     Mean permutation PSNR in decibels. `over_nmf_db` compares the beam, not refined, with the best of three ranks of NMF
     and of two ways to read it: its parts W_s H_s, and masks, the mixture's pixels in the ratio of the parts, which keep
-    what is seen of the mixture. `autoencoder` is that of the reconstructed sources, the ceiling of what codes can give, `mixture_codec`
-    the codec's PSNR on mixtures. `right_order` is the share of mixtures in which the estimates stand nearer to the
+    what is seen of the mixture. `autoencoder` is that of the reconstructed sources, the ceiling of what codes can
+    give, `mixture_codec` the codec's PSNR on mixtures. `right_order` is the share of mixtures in which the estimates stand nearer to the
     sources in the order of the priors. `refinement_db` is what the gradient refinement adds to the first 50; the
     published code reports its images after it. `found_over_truth_nats` says how much likelier the model holds what the
     beam finds than the codes of the true sources: above zero it is the model that errs, not the search. Draws are of
