@@ -96,7 +96,7 @@ DATA = {
     "missing": (None, ("no file at", "npz:PATH")),
     "not an npz": (b"PK\x03\x04 no archive", ("no readable npz file", "numpy.savez")),
     "empty": (dict(x=images(0)), ("empty",)),
-    "wrong rank": (dict(x=np.zeros((40, 2, 8, 8, 1), np.uint8)), ("has shape [40, 2, 8, 8, 1]", "[n h w c]")),
+    "wrong rank": (dict(x=np.zeros((40, 2, 2, 8, 8, 1), np.uint8)), ("has shape [40, 2, 2, 8, 8, 1]", "[n h w c]")),
     "NaN": (dict(x=images_with_nan()), ("train x has NaN", "in 1 of 36 examples", "remove or repair")),
     "fewer examples than a batch": (dict(x=images(5)), ("do not fill one batch of 8", "lower batch_size")),
 }

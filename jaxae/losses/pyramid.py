@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxae.nn.unet import double, halve
+from jaxae.resizing import double, halve
 
 
 def pyramid_target(x: Float[Array, "n h w c"], shares: Float[Array, " n"], levels: int) -> Float[Array, "n h w c"]:

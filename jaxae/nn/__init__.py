@@ -27,7 +27,6 @@ from jaxae.nn.resnet import (
     ImageEncoder,
     ResidualBlock,
     ResidualStack,
-    check_divisible,
 )
 from jaxae.nn.resnet_v2 import PreActivationBlock, PreActivationUpBlock, ResNetV2Decoder, ResNetV2Encoder
 from jaxae.nn.rotary import rotary_angles, rotate_pairs
@@ -39,6 +38,7 @@ from jaxae.nn.taming import MapAttention, TamingBlock, TamingDecoder, TamingEnco
 from jaxae.nn.unet import UNet
 from jaxae.nn.vgg import read_vgg16, stage_weights, vgg16_maps
 from jaxae.nn.waveform import DilatedBlock, WaveformDecoder, WaveformEncoder
+from jaxae.resizing import check_divisible
 
 __all__ = [
     "BrenierMap", "Conv", "ConvClassifier", "ConvDecoder", "ConvEncoder", "ConvTranspose", "CouplingFlow",

@@ -7,6 +7,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from jaxae.nn.conv import Conv, ConvTranspose
+from jaxae.resizing import check_divisible
 
 
 class ResidualBlock(nn.Module):
@@ -171,25 +172,6 @@ class ImageDecoder(nn.Module):
         x = nn.relu(nn.Dense(size[0] * size[1] * size[2], dtype=self.dtype, name="in")(z))
         return ConvDecoder(self.channels, out, self.blocks, self.hidden, self.norm, self.dtype,
                            name="conv")(x.reshape(-1, *size))
-
-
-def check_divisible(size: Sequence[int], factor: int) -> None:
-    """Raise unless height and width are multiples of `factor`, the total down-sampling.
-
-    Args:
-      size: `(height, width)` in pixels.
-      factor: `2^k` for k halvings.
-
-    Raises:
-      ValueError: naming the size to pad to.
-
-    Example:
-      >>> check_divisible((28, 28), 4)
-    """
-    if any(n % factor for n in size):
-        padded = tuple(-(-n // factor) * factor for n in size)
-        raise ValueError(f"images of {tuple(size)} pixels cannot be halved to 1/{factor} and restored exactly: pad "
-                         f"them to {padded}, or name fewer channels (one per halving).")
 
 
 def _normalise(x, norm, name, dtype):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxae.nn.conv import Conv, ConvTranspose
 from jaxae.nn.dropout import dropout
-from jaxae.nn.resnet import check_divisible
+from jaxae.resizing import check_divisible
 
 
 class PreActivationBlock(nn.Module):

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from jaxae.nn.attention import SelfAttention
 from jaxae.nn.conv import Conv
-from jaxae.nn.resnet import check_divisible, group_count
+from jaxae.nn.resnet import group_count
+from jaxae.resizing import check_divisible
 
 
 class TamingBlock(nn.Module):

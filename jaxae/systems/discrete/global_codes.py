@@ -15,7 +15,7 @@ from jaxae.distributions import bits_per_dim
 from jaxae.losses import hinge_discriminator_loss, hinge_generator_loss, pyramid_target
 from jaxae.metrics import perplexity, usage
 from jaxae.nn import Conv
-from jaxae.nn.unet import UNet, double, halve, halvings
+from jaxae.nn.unet import UNet, halvings
 from jaxae.quantizers import (
     Codes,
     global_tokens,
@@ -25,6 +25,7 @@ from jaxae.quantizers import (
     prefix_dropout_mask,
     principal_projections,
 )
+from jaxae.resizing import double, halve
 from jaxae.systems import figures as draw
 from jaxae.systems import image_error
 from jaxae.systems.base import Latent, Objective, State, System, Variables, by_chunks, means, variables
