@@ -120,10 +120,9 @@ def get_config(arg: str = ""):
         """49 tokens are few: training also hides small shares of them."""
         def change(c):
             c.model.update(dict(prior=name, order=order, hidden=64, layers=4, dropout=0.0, head_hidden=96,
-                                head_layers=2, learned_variance=False, draws=2, least_masked=0.0, mask_std=1.0,
-                                iterations=24))
-            c.update(dict(steps=4000, batch_size=8, eval_every=1000, figures_every=2000, checkpoint_every=1000))
-            c.optim.update(dict(learning_rate=4e-3, clip=3.0, b2=0.98, average=0.995))
+                                head_layers=2, draws=2, least_masked=0.0, mask_std=1.0, iterations=24))
+            c.update(dict(steps=2000, batch_size=32, eval_every=500, figures_every=1000, checkpoint_every=500))
+            c.optim.update(dict(clip=3.0, average=0.995))
         return change
 
     def paper_mar(hidden, layers, heads, head, guidance):
