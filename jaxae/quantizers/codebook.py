@@ -190,7 +190,15 @@ def sample_code(z: Float[Array, "*n d"], codebook: Float[Array, "k w"], key: Arr
 
 
 def row_numbers(n: int, axis_name: str | None = None) -> Int[Array, " n"]:
-    """The numbers in the global batch of this replica's n rows."""
+    """The numbers in the global batch of this replica's n rows: i + n r for row i of replica r, int32 `[n]`.
+
+    Args:
+      n: rows of this replica, as many as of every other.
+      axis_name: the mapped axis, or None where the batch is whole, as under `jit`.
+
+    >>> row_numbers(3).tolist()
+    [0, 1, 2]
+    """
     return jnp.arange(n) + (0 if axis_name is None else n * lax.axis_index(axis_name))
 
 
