@@ -1,6 +1,7 @@
 """A run that is killed, stopped or damaged, and then continued by the same command, ends in the same bits."""
 
 import gc
+import json
 import os
 import random
 import re
@@ -106,6 +107,20 @@ def test_a_finished_run_that_is_run_again_changes_nothing(reference, tmp_path):
     assert commands.contents(workdir / "checkpoints") == checkpoints
     assert re.findall(r'"test/.*|"loss.*', (workdir / "results.json").read_text()) == re.findall(
         r'"test/.*|"loss.*', results)
+
+
+def test_a_run_of_before_some_keys_is_read_and_continued_with_their_defaults(reference, tmp_path):
+    workdir = shutil.copytree(reference("vq"), tmp_path / "run")
+    path = workdir / "config.json"
+    saved, whole = json.loads(path.read_text()), open_run(workdir).config
+    for part, key in ((saved, "init_parts"), (saved["optim"], "clip_elements"), (saved["model"], "spectral")):
+        del part[key]
+    path.write_text(json.dumps(saved))
+    assert open_run(workdir).config.to_json() == whole.to_json()
+    assert "nothing left to train" in commands.finish(*VQ, f"--workdir={workdir}")
+    saved["model"]["beta"] = 0.5  # a difference that is none of the version
+    path.write_text(json.dumps(saved))
+    commands.mistake(commands.run(*VQ, f"--workdir={workdir}"), "model.beta: 0.5 -> 0.25")
 
 
 def test_a_kill_between_the_last_checkpoint_and_the_end_loses_nothing(reference, tmp_path):

@@ -21,6 +21,12 @@ def names() -> list[str]:
     return sorted(found)
 
 
+def defaults(name: str) -> ConfigDict:
+    """The keys of a system's `config.model`, with their defaults."""
+    module = importlib.import_module(f"{__name__}.{name}")
+    return module.defaults() if hasattr(module, "defaults") else ConfigDict()
+
+
 def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:
     """The system of `config.system`.
 

@@ -4,11 +4,12 @@ A config file is a short program: it starts from `base()`, sets its own keys, an
 """
 
 import difflib
+import json
 from collections.abc import Callable, Iterable, Mapping
 
 from ml_collections import ConfigDict
 
-from jaxae import data, optim
+from jaxae import data, optim, systems
 
 # Keys that may change between a run and its continuation: they do not change what was computed so far.
 _FREE = ("steps", "log_every", "eval_every", "figures_every", "checkpoint_every", "keep", "tensorboard", "wandb",
@@ -111,6 +112,19 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(f"config.optim.accumulate={config.optim.accumulate} must be at least 1")
     if not 0 <= config.optim.average < 1:
         raise ConfigError(f"config.optim.average={config.optim.average} must be in [0, 1)")
+
+
+def completed(saved: Mapping) -> dict:
+    """A saved config, with the defaults of the keys that jaxae did not have yet when it was saved."""
+    defaults = base()
+    if saved.get("system") in systems.names():
+        defaults.model = systems.defaults(saved["system"])
+    return _filled(saved, json.loads(defaults.to_json()))
+
+
+def _filled(saved, defaults):
+    return {**defaults, **{key: _filled(value, defaults[key]) if isinstance(value, Mapping) and isinstance(
+        defaults.get(key), Mapping) else value for key, value in saved.items()}}
 
 
 def differing_keys(saved: Mapping, config: Mapping, prefix: str = "") -> list[str]:

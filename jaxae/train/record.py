@@ -55,7 +55,7 @@ class Record:
         except json.JSONDecodeError as error:
             raise CheckpointError(f"{path} is not readable as JSON: restore it, or use another --workdir") from error
         if saved is not None:
-            lines = configs.differing_keys(saved, json.loads(config.to_json()))
+            lines = configs.differing_keys(configs.completed(saved), json.loads(config.to_json()))
             if lines:
                 raise CheckpointError(f"{self.workdir} holds a run of another config:\n  " + "\n  ".join(lines)
                                       + "\nUse another --workdir, or the same config")

@@ -18,7 +18,7 @@ from jaxae.systems.base import State, System, Variables, inputs_of, variables
 from jaxae.systems.latent import priors_by_name
 from jaxae.train import ensemble, sharding
 from jaxae.train.checkpoint import CheckpointError, Checkpoints
-from jaxae.train.config import ConfigError
+from jaxae.train.config import ConfigError, completed
 from jaxae.train.program import Program, Spec, make_program
 
 
@@ -49,7 +49,6 @@ def example_of(dataset: "data.Dataset", batch_size: int) -> PyTree:
     return {name: jax.ShapeDtypeStruct((batch_size, *s.shape), s.dtype) for name, s in dataset.train.spec.items()}
 
 
-
 class Run(NamedTuple):
     """A finished or interrupted run, opened from its workdir."""
 
@@ -70,13 +69,15 @@ class Run(NamedTuple):
 def open_run(workdir: str | Path) -> Run:
     """The newest checkpoint of a workdir, on the devices that there are.
 
+    Keys of the config that are newer than the run have their defaults.
+
     Raises:
       CheckpointError: where there is no run or no checkpoint.
     """
     path = Path(workdir).absolute() / "config.json"
     if not path.exists():
         raise CheckpointError(f"{workdir} is not the workdir of a run: it has no config.json")
-    config = ConfigDict(json.loads(path.read_text()))
+    config = ConfigDict(completed(json.loads(path.read_text())))
     checkpoints = Checkpoints(path.parent / "checkpoints", read_only=True)
     if not checkpoints.steps():
         raise CheckpointError(f"{workdir} has no checkpoint yet: train it first")
