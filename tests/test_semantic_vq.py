@@ -111,7 +111,7 @@ def test_loss_is_the_sum_of_means_over_pixels_that_are_not_void_and_codes_decode
 
     latents, x_hat, log_p = (np.asarray(a) for a in run(batch["x"], batch["semantic"]))
     other = np.asarray(run(1.0 - batch["x"], batch["semantic"])[0])
-    assert latents.shape == (2, *system.latent.shape) == (2, 2, 4) and system.latent[1:] == (7, 1)
+    assert latents.shape == (2, *system.latent.shape) == (2, 2, 4) and system.latent[1:] == (7, 1, 0)
     np.testing.assert_array_equal(latents[:, 0], other[:, 0])  # another image leaves the map's codes as they are
     assert np.any(latents[:, 1] != other[:, 1]) and latents[:, 0].max() < 5
     evaluate, truth = jax.jit(system.evaluate), np.asarray(batch["semantic"], int)

@@ -185,6 +185,22 @@ def test_sampling_with_the_cache_is_sampling_without(kind, shape):
     assert len(np.unique(cached)) > 6 and cached.dtype == jnp.int32
 
 
+@pytest.mark.parametrize("axis, start", [(0, 3), (1, 1)])  # of maps of 2x3: the second row, the second column
+def test_each_codebook_has_its_own_embeddings_which_the_cache_knows(axis, start):
+    prior = transformer((2, 3), 4, **TINY, codebook_axis=axis)
+    codes = jnp.int32(np.random.default_rng(2).integers(0, 4, (5, 2, 3)))
+    params = random_params(prior, codes)
+    assert params["embed"]["embedding"].shape[0] == 4 * (2, 3)[axis]
+    other = jax.tree.map(lambda x: x, params)
+    other["embed"]["embedding"] = params["embed"]["embedding"].at[4:8].multiply(-1.0)
+    changed = np.abs(prior.logits(params, codes) - prior.logits(other, codes)).max((0, -1)).reshape(-1)
+    np.testing.assert_array_equal(changed > 1e-4, np.arange(6) > start)  # only what follows the first of its codes
+    for drawn in (params, other):
+        np.testing.assert_array_equal(prior.sample(drawn, key_of(1), 9), prior.sample(drawn, key_of(1), 9, cache=False))
+    with pytest.raises(ValueError, match="codebook_axis=2 must be an axis"):
+        transformer((2, 3), 4, **TINY, codebook_axis=2).init(key_of(0), codes)
+
+
 def test_guidance_of_one_is_none_and_one_candidate_is_greedy():
     prior, params, _ = _prior("softmax", (2, 2), 3)
     n = 20_000  # the compiled program of the tests above

@@ -85,7 +85,7 @@ def priors_given_maps(codes: dict[str, np.ndarray], steps: int):
     """
     count, length = codes["train"].shape[1], codes["train"].shape[-1]
     config = config_of(prior, steps, batch_size=8, rate=2e-3, prior="transformer", given=True, prefix=1, codes=CODES,
-                       hidden=48, layers=4, heads=4, top_k=100)
+                       codebook_axis=0, hidden=48, layers=4, heads=4, top_k=100)
     config.optim.update(dict(schedule="cosine", warmup_steps=50, clip=1.0))
     one = {"x": jax.ShapeDtypeStruct((config.batch_size, 2, length), jnp.int32)}
     system, members = systems.build(config, one), jnp.arange(count)

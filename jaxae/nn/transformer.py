@@ -24,21 +24,22 @@ class Cache(NamedTuple):
 class Positions(nn.Module):
     """Learned position embeddings in raster order: `[prod(shape) width]`, float32.
 
+    Each table starts at deviation width^-1/2, as embeddings of tokens do: with smaller ones masked tokens, which differ
+    in nothing else, take hundreds of updates to be told apart.
+
     Attributes:
       shape: sizes of the axes.
       width: of an embedding.
       factored: the sum of one table for each axis, instead of one table of all positions.
-      std: of their initial values.
     """
 
     shape: tuple[int, ...]
     width: int
     factored: bool = True
-    std: float = 0.02
 
     @nn.compact
     def __call__(self) -> Float[Array, "t d"]:
-        start = nn.initializers.normal(self.std)
+        start = nn.initializers.normal(self.width**-0.5)
         if not self.factored or len(self.shape) == 1:
             return self.param("table", start, (math.prod(self.shape), self.width), jnp.float32)
         total = 0.0

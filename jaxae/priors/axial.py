@@ -34,7 +34,7 @@ class _AxialNet(nn.Module):
             self.label = nn.Embed(self.num_classes + 1, width)
         if self.channels > 1:
             self.which = nn.Embed(self.channels, width)
-            self.positions = Positions(self.body.shape, width, std=width**-0.5)
+            self.positions = Positions(self.body.shape, width)
 
     def __call__(self, codes: Array, label: Array | None, deterministic: bool = True) -> Array:
         """All channels at once, folded into the batch: `[n *shape c]` to `[n *shape c out]`."""

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
@@ -36,12 +37,27 @@ def code_log_prob(logits: Float[Array, "*n k"], codes: Int[Array, "*n"]) -> Floa
     return jnp.where((codes >= 0) & (codes < logits.shape[-1]), nats, jnp.nan)
 
 
-def by_place(codes: Int[Array, "n t"], shape: tuple[int, ...], num_codes: int) -> Int[Array, "n t"]:
-    """Rows of an embedding with `num_codes` for each place of the last of three axes; the codes where there is none.
+def codebooks_of(shape: tuple[int, ...], axis: int | None = None) -> np.ndarray:
+    """Which codebook each code of a flat map of this shape is from: int32 `[t]`, 0 .. their number - 1.
 
     The same integer means another vector in each of the codebooks of residual and product quantizers.
+
+    Args:
+      shape: of one code map.
+      axis: along which codebooks differ; None takes the last of three axes, and one codebook for a map of fewer.
+
+    Raises:
+      ValueError: for an axis that the map does not have.
+
+    >>> codebooks_of((2, 3)).tolist(), codebooks_of((2, 3), axis=0).tolist(), codebooks_of((1, 2, 3)).tolist()
+    ([0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2])
     """
-    return codes + num_codes * (jnp.arange(codes.shape[1]) % shape[2]) if len(shape) == 3 else codes
+    if axis is None and len(shape) < 3:
+        return np.zeros(np.prod(shape, dtype=int), np.int32)
+    axis = 2 if axis is None else axis
+    if not 0 <= axis < len(shape):
+        raise ValueError(f"codebook_axis={axis} must be an axis of a code map of shape {tuple(shape)}.")
+    return np.indices(shape)[axis].reshape(-1).astype(np.int32)
 
 
 def beginning(given: Array | None, n: int, shape: tuple[int, ...], prefix: int = 0) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ from jaxae import collectives
 from jaxae.nn.transformer import Transformer
 from jaxae.priors.base import Prior
 from jaxae.priors.classes import check_label, guide, sampling_options, training_noise, with_null
-from jaxae.priors.codes import by_place, check_codes, check_shape, choose, code_log_prob
+from jaxae.priors.codes import check_codes, check_shape, choose, code_log_prob, codebooks_of
 
 SCHEDULES = ("cosine", "uniform")
 
@@ -29,18 +29,19 @@ class BidirectionalTransformer(nn.Module):
       vocabulary: number of tokens that are read.
       num_classes: 0, or number of classes; label `num_classes` is the null class.
       body: not causal; its `shape` is that of a code map.
+      codebook_axis: axis of the map along which codebooks, and so embeddings, differ; see `codebooks_of`.
     """
 
     vocabulary: int
     num_classes: int
     body: Transformer
+    codebook_axis: int | None = None
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "n t"], label: Array | None = None,
                  deterministic: bool = True) -> Float[Array, "n t k"]:
-        shape, width = self.body.shape, self.body.width
-        places = shape[2] if len(shape) == 3 else 1
-        x = nn.Embed(places * self.vocabulary, width, name="embed")(by_place(tokens, shape, self.vocabulary))
+        books, width = codebooks_of(self.body.shape, self.codebook_axis), self.body.width
+        x = nn.Embed((1 + int(books.max())) * self.vocabulary, width, name="embed")(tokens + self.vocabulary * books)
         if self.num_classes:
             x = x + nn.Embed(self.num_classes + 1, width, name="label")(label)[:, None]
         return self.body(x, deterministic=deterministic)
@@ -60,6 +61,7 @@ def masked(
     label_dropout: float = 0.0,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
+    codebook_axis: int | None = None,
 ) -> Prior:
     """Prior on integer codes that predicts masked codes from the others; sampling takes a few parallel passes.
 
@@ -86,6 +88,7 @@ def masked(
       label_dropout: share of labels that `loss` replaces by the null class; what guidance needs.
       axis_name: mapped axis over which the batch is spread, for masks and dropouts.
       dtype: computation of the network; logits are float32.
+      codebook_axis: axis of the map along which codebooks differ; None takes the last of three, and else one codebook.
 
     Returns:
       A `Prior` without `log_prob`. `loss(params, latents, label, key)` gives float32 `[n]`, as above (NaN where a
@@ -118,7 +121,7 @@ def masked(
     length = math.prod(shape)
     body = Transformer(num_codes, shape, width, layers, heads, mlp_ratio, causal=False, factored=factored,
                        dropout=dropout, axis_name=axis_name, dtype=dtype)
-    net = BidirectionalTransformer(num_codes + 1, num_classes, body)  # the last token: masked
+    net = BidirectionalTransformer(num_codes + 1, num_classes, body, codebook_axis)  # the last token: masked
 
     def init(key: Array, latents: Int[Array, "n ..."], label: Int[Array, " n"] | None = None) -> PyTree:
         label = check_label(label, latents.shape[0], num_classes)

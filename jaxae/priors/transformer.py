@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxae.nn.transformer import Cache, Transformer
 from jaxae.priors.base import Prior
 from jaxae.priors.classes import check_label, guide, sampling_options, training_noise, with_null
-from jaxae.priors.codes import beginning, check_codes, check_shape, choose
+from jaxae.priors.codes import beginning, check_codes, check_shape, choose, codebooks_of
 from jaxae.priors.outputs import output_of
 
 
@@ -27,21 +27,23 @@ class CausalTransformer(nn.Module):
       body: causal; its outputs are logits of the codes, or parameters of another `Output`, and its `shape` is that of
         a code map.
       inputs: 'codes' for an embedding of each code, 'values' for one that is linear in it.
+      codebook_axis: axis of the map along which codebooks, and so embeddings, differ; see `codebooks_of`.
     """
 
     num_codes: int
     num_classes: int
     body: Transformer
     inputs: str = "codes"
+    codebook_axis: int | None = None
 
     def setup(self):
-        places = self.body.shape[2] if len(self.body.shape) == 3 else 1
+        books = 1 + int(codebooks_of(self.body.shape, self.codebook_axis).max())
         if self.inputs not in ("codes", "values"):
             raise ValueError(f"inputs={self.inputs!r} must be 'codes' or 'values'.")
         if self.inputs == "values":
-            self.slope, self.offset = nn.Embed(places, self.body.width), nn.Embed(places, self.body.width)
+            self.slope, self.offset = nn.Embed(books, self.body.width), nn.Embed(books, self.body.width)
         else:
-            self.embed = nn.Embed(places * self.num_codes, self.body.width)
+            self.embed = nn.Embed(books * self.num_codes, self.body.width)
         self.first = nn.Embed(self.num_classes + 1, self.body.width)
 
     def __call__(self, codes: Int[Array, "n t"], label: Array | None = None,
@@ -58,12 +60,13 @@ class CausalTransformer(nn.Module):
         return logits[:, 0], cache
 
     def _tokens(self, codes, position):
-        """Embeddings of codes at positions that broadcast with them; the places of a vector's codes have their own."""
-        place = jnp.broadcast_to(position, codes.shape) % self.body.shape[2] if len(self.body.shape) == 3 else 0 * codes
+        """Embeddings of codes at positions that broadcast with them; each codebook has its own."""
+        books = jnp.asarray(codebooks_of(self.body.shape, self.codebook_axis))
+        book = jnp.broadcast_to(books[position], codes.shape)
         if self.inputs == "codes":
-            return self.embed(codes + self.num_codes * place)
+            return self.embed(codes + self.num_codes * book)
         value = 2.0 * codes[..., None] / max(1, self.num_codes - 1) - 1.0
-        return value * self.slope(place) + self.offset(place)
+        return value * self.slope(book) + self.offset(book)
 
     def _start(self, label, n):
         return self.first(jnp.zeros(n, jnp.int32) if label is None else label)
@@ -88,6 +91,7 @@ def transformer(
     inputs: str = "codes",
     prefix: int = 0,
     style: str = "gpt",
+    codebook_axis: int | None = None,
 ) -> Prior:
     """Prior on integer codes by a causal transformer: one categorical for each code given those before it.
 
@@ -118,6 +122,7 @@ def transformer(
       prefix: rows at the front that are always given, such as the codes of a semantic map: `log_prob` is that of the
         rows after them, log p(z_after | z_before), and `sample` needs them as `given`.
       style: of the network, 'gpt' or 'llama'; see `jaxae.nn.transformer.Transformer`.
+      codebook_axis: axis of the map along which codebooks differ; None takes the last of three, and else one codebook.
 
     Returns:
       A `Prior`. `log_prob(params, latents, label=None, key=None)` gives float32 `[n]`, nats per map (NaN where a code
@@ -144,7 +149,7 @@ def transformer(
     length, head = math.prod(shape), output_of(output, num_codes, components)
     body = Transformer(head.size, shape, width, layers, heads, mlp_ratio, True, attention, factored, dropout, axis_name,
                        dtype, style=style)
-    net = CausalTransformer(num_codes, num_classes, body, inputs)
+    net = CausalTransformer(num_codes, num_classes, body, inputs, codebook_axis)
 
     def init(key: Array, latents: Int[Array, "n ..."], label: Int[Array, " n"] | None = None) -> PyTree:
         label = check_label(label, latents.shape[0], num_classes)

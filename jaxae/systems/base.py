@@ -38,6 +38,7 @@ class Latent(NamedTuple):
     shape: tuple[int, ...]
     codes: int = 0  # size of the codebook; 0 says that the latent is a real vector
     prefix: int = 0  # rows at the front of a latent that tell a condition, which a prior may be given
+    codebook_axis: int | None = None  # along which codebooks differ; None: the last of three axes, and else none
 
 
 class Objective(NamedTuple):

@@ -131,7 +131,8 @@ def open_data(config: ConfigDict):
 
     filled = config.copy_and_resolve_references()
     with filled.unlocked():
-        filled.model.codes, filled.model.prefix = run.system.latent.codes, run.system.latent.prefix
+        latent, axis = run.system.latent, run.system.latent.codebook_axis
+        filled.model.update(dict(codes=latent.codes, prefix=latent.prefix, codebook_axis=-1 if axis is None else axis))
         codebook = None if run.system.codebook is None else run.system.codebook(model)
         try:
             priors_by_name.fill(filled.model, run.config.model, codebook)

@@ -335,7 +335,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
     return players(init, team, average=config.optim.average, accumulate=config.optim.accumulate, axis_name=axis_name,
                    after=after, summary=summary, prepare=prepare if quantizer.start else None, encode=encode,
                    decode=decode, reconstruct=reconstruct, sample=sample, figures=figures,
-                   latent=Latent((tokens,), codes))
+                   latent=Latent((tokens,), codes, codebook_axis=0))
 
 
 __all__ = ["build", "defaults"]

@@ -273,7 +273,8 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         init, team, average=config.optim.average, accumulate=config.optim.accumulate, axis_name=axis_name,
         after=after, summary=summary, prepare=prepare if quantizer.start else None,
         encode=encode, decode=decode, reconstruct=reconstruct, sample=sample, figures=figures,
-        latent=Latent((2, count), max(q.codes for q in nets.quantizers.values()), prefix=1), inputs=("x", "semantic"))
+        latent=Latent((2, count), max(q.codes for q in nets.quantizers.values()), prefix=1,
+                      codebook_axis=0), inputs=("x", "semantic"))
 
 
 __all__ = ["COUPLINGS", "CoupledVQ", "build", "coupled_vq", "defaults"]

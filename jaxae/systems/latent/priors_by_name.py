@@ -31,8 +31,9 @@ def defaults() -> dict[str, Any]:
     `one_channel` of each map where it is asked to. What is ordered, such as grey levels, may have `output`
     'logistic_mixture' of `components`, and in transformers `inputs` 'values', linear in them. The `style` of
     'transformer' and 'coarse_to_fine' may be 'llama' (rotary positions, gated MLPs). What the autoencoder and
-    its data say is filled in: `codes`, `classes`, `scales`, the `prefix` of rows that tell a condition, and the
-    `assignment` of codes to clusters.
+    its data say is filled in: `codes`, `classes`, `scales`, the `prefix` of rows that tell a condition, the
+    `codebook_axis` along which codebooks differ (-1: the last of three, and else none; for transformers and 'masked'),
+    and the `assignment` of codes to clusters.
 
     `given` leaves the density of the prefix out and asks for it in sampling, for the transformers and 'axial': images
     given the codes of their semantic maps, videos given their first frames.
@@ -41,7 +42,7 @@ def defaults() -> dict[str, Any]:
         prior="auto", conditional=False, hidden=64, layers=5, heads=4, dropout=0.0, embed=32, components=10,
         covariance="full", clusters=16, label_dropout=0.1, guidance=1.0, temperature=1.0, top_k=0, iterations=8,
         steps=50, mlp_ratio=4, inner=0, one_channel=False, output="softmax", inputs="codes", given=False, prefix=0,
-        style="gpt", codes=0, classes=0, scales=(), assignment=())
+        style="gpt", codes=0, classes=0, codebook_axis=-1, scales=(), assignment=())
 
 
 class Case(NamedTuple):
@@ -57,6 +58,12 @@ class Case(NamedTuple):
     def prefix(self) -> int:
         """Rows, or frames, that are always given."""
         return self.model.prefix if self.model.given else 0
+
+    @property
+    def books(self) -> dict[str, Any]:
+        """Which of the codes share a codebook."""
+        axis = self.model.codebook_axis
+        return dict(codebook_axis=axis if axis >= 0 else None)
 
     @property
     def transformer(self) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def _transformer(attention):
     def build(case):
         model = case.model
         return priors.transformer(case.shape, model.codes, attention=attention, inputs=model.inputs, style=model.style,
-                                  prefix=case.prefix, **case.transformer, **case.head)
+                                  prefix=case.prefix, **case.transformer, **case.head, **case.books)
     return build
 
 
@@ -99,6 +106,10 @@ def _axial(outer, inner=_half):
                             inner=model.inner or inner(model.layers), one_channel=model.one_channel,
                             prefix=case.prefix, **options, **case.head)
     return build
+
+
+def _masked(case, **changes):
+    return priors.masked(case.shape, case.model.codes, **case.transformer | case.books | changes)
 
 
 def _coarse_to_fine(case):
@@ -142,10 +153,8 @@ CODES = {
     "axial": Kind((2, 3, 4), _axial(_half), GUIDED, begins=True, prefix=True),
     "row": Kind((2, 3, 4), _axial(lambda layers: 0, lambda layers: layers), GUIDED, begins=True, prefix=True),
     "frame": Kind((4,), _axial(lambda layers: (0, _half(layers))), GUIDED, begins=True, prefix=True),
-    "masked": Kind((1, 2, 3), lambda case: priors.masked(case.shape, case.model.codes, **case.transformer),
-                   ("guidance", "temperature", "iterations"), True,
-                   lambda case: priors.masked(case.shape, case.model.codes, schedule="uniform",
-                                              **case.transformer | dict(dropout=0.0, label_dropout=0.0))),
+    "masked": Kind((1, 2, 3), _masked, ("guidance", "temperature", "iterations"), True,
+                   lambda case: _masked(case, schedule="uniform", dropout=0.0, label_dropout=0.0)),
     "coarse_to_fine": Kind((1, 2, 3), _coarse_to_fine, GUIDED),
     "next_scale": Kind((1,), _next_scale, GUIDED),
 }
