@@ -4,12 +4,14 @@
     python experiments/run.py --config=configs/prior.py:semantic --config.autoencoder=runs/semantic_vq
 
 The first trains on 4,000 scenes of 32x32 pixels with the class of each pixel: 8x8 codes of the map and as many of the
-image, which is decoded with both. The second trains a transformer on the image's codes given the map's and draws
-images for the test set's maps; `jaxae.data.scenes.segment` tells the class of each drawn pixel by its hue.
+image, which is decoded with both (118 s on one core: maps with a mIoU of .94, images at 21.8 dB). The second trains a
+transformer on the image's codes given the map's and draws images for the test set's maps (107 s, 155 nats an image);
+`jaxae.data.scenes.segment` tells the class of each drawn pixel by its hue: with experiments/draw_maps.py the drawn
+images have a mIoU of .61 with their maps, the reconstructions .86.
 
 Variants: `separate` (the baseline: two VQ-models apart), `encoder` (the image's encoder sees the map's features too),
 `adversarial` (a discriminator of patches, whose weight adapts to the gradients), `l1`, `vqgan` (the networks and all
-losses of VQGAN, small: the features are the digits' classifier's, of each colour).
+losses of VQGAN, small: the features are the digits' classifier's, of each colour; 22 minutes on one core, mIoU .89).
 
 At the scale of the paper, 256x256 images in 16x16 codes, from your own copies of the data as images and maps of one
 name (`--config.data.source=pairs:PATH`; see jaxae.data.pairs for how to lay them out): `paper_ade20k` (151 classes),
@@ -26,7 +28,7 @@ def get_config(arg: str = ""):
     config.system = "discrete.semantic_vq"
     config.model = semantic_vq.defaults()
     config.data.update(dict(source="scenes", size=32))
-    config.update(dict(steps=800, batch_size=32, eval_every=200, figures_every=400, checkpoint_every=200))
+    config.update(dict(steps=2400, batch_size=32, eval_every=600, figures_every=1200, checkpoint_every=600))
     config.model.update(dict(channels=(16, 32), blocks=1, hidden=16, codes=64, semantic_codes=64, width=16,
                              start="data"))
     config.optim.update(dict(learning_rate=4e-3, schedule="cosine", warmup_steps=50))
@@ -42,7 +44,7 @@ def get_config(arg: str = ""):
         c.model.error = "l1"
 
     def adversarial(c):
-        c.model.update(dict(gan=0.8, gan_start=400, patch_rate=5e-4))
+        c.model.update(dict(gan=0.8, gan_start=1200, patch_rate=5e-4))
 
     def vqgan(c):
         c.model.update(dict(network="taming", channels=(16, 32, 32), blocks=1, attention_sizes=(8,), z_channels=32,
@@ -50,6 +52,7 @@ def get_config(arg: str = ""):
                             perceptual_features="digits_by_colour", gan=0.2, gan_start=400, patch_channels=(16, 32),
                             patch_strides=(2, 2), patch_rate=1e-3))
         c.optim.update(dict(learning_rate=2e-3, b1=0.5, b2=0.9))
+        c.update(dict(steps=800, eval_every=200, figures_every=400, checkpoint_every=200))
 
     def paper(classes, steps):
         """As VQGAN (Esser et al. 2021): its networks and losses, 16 times smaller maps of codes, learned by gradients;

@@ -126,14 +126,15 @@ def qlae_needs_decay_and_numbers(threshold):
     return Outcome(bool(holds), found | {f"{name}_infom_drop": value for name, value in drops.items()}, SEEDS)
 
 
-@claim(paper="P121", budget=300, threshold={"infom_gain": 0.0},
+@claim(paper="P121", budget=600, threshold={"infom_gain": 0.0},
        sentence="on sprites the codes that a QLInfoWGAN-GP reads off real images have a higher InfoM than the numbers "
-                "of an InfoWGAN-GP without quantization, one seed")
+                "of an InfoWGAN-GP without quantization, means of four seeds")
 def quantized_codes_disentangle_an_infogan(threshold):
     """The same style networks, rate (1e-3) and updates: 1,000 of the generator, 5 of the critic for each. Decay as the
-    paper's code has it, 1e-3 and 1e-4."""
+    paper's code has it, 1e-3 and 1e-4. A first run of one other seed found .442 against .435, hence four."""
     def network(codes: int, decay: float) -> list[dict[str, float]]:
-        config = config_of(ql_infogan, 1000, batch_size=16, rate=1e-3, codes=codes, width=8, **STYLE)
+        config = config_of(ql_infogan, 1000, seeds=len(SEEDS), batch_size=16, rate=1e-3, codes=codes, width=8, **STYLE)
+        config.seed = SEEDS[0]
         config.optim.update(dict(name="adamw", b1=0.0, b2=0.9, weight_decay=decay, decay_exclude=("codes", "bias"),
                                  clip_elements=1.0))
         run = trained(config, sprites())
@@ -142,4 +143,4 @@ def quantized_codes_disentangle_an_infogan(threshold):
     means, found = compared(quantized=network(8, 1e-3), plain=network(0, 1e-4))
     gain = {key: means["quantized"][key] - means["plain"][key] for key in means["plain"]}
     return Outcome(bool(gain["infom"] > threshold["infom_gain"]),
-                   found | {f"{key}_gain": value for key, value in gain.items()})
+                   found | {f"{key}_gain": value for key, value in gain.items()}, SEEDS)
