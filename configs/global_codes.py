@@ -9,8 +9,8 @@ side, random projections and tokens of 16).
 Variants: `ordered` (prefixes of the codes decode to coarse images; with `--config.model.pyramid=2` short prefixes owe
 the image at half and a quarter of its size), `sharp` (with a discriminator), `perceptual` (QGGAN as published: with the
 discriminator the distance of features takes the place of the squared error; its VGG16 is
-`--config.model.perceptual_features=vgg16.npz`), `gaussian` (a likelihood), `photographs` (colour crops). In 502 s of one
-core `perceptual` brings the distance of features from .56 to .27 at 19.1 dB; its first 50 updates with the
+`--config.model.perceptual_features=vgg16.npz`), `gaussian` (a likelihood), `photographs` (colour crops). In 502 s of
+one core `perceptual` brings the distance of features from .56 to .27 at 19.1 dB; its first 50 updates with the
 discriminator, whose adaptive weight is above 100 then, spoil the images for a while. `configs/prior.py:transformer`
 fits a prior.
 
