@@ -128,7 +128,9 @@ def get_config(arg: str = ""):
 
     def infogan(c):
         ql_infogan_(c)
-        c.model.codes, c.optim.weight_decay = 0, 1e-4
+        # At the published 200, which quantized latents meet by values that lie close together, no sprites are drawn.
+        c.model.update(dict(codes=0, latent_weight=10.0))
+        c.optim.weight_decay = 1e-4
 
     def shapes3d(model, steps, batch_size, rate, decay):
         def change(c):

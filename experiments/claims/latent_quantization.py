@@ -131,16 +131,19 @@ def qlae_needs_decay_and_numbers(threshold):
                 "of an InfoWGAN-GP without quantization, means of four seeds")
 def quantized_codes_disentangle_an_infogan(threshold):
     """The same style networks, rate (1e-3) and updates: 1,000 of the generator, 5 of the critic for each. Decay as the
-    paper's code has it, 1e-3 and 1e-4. A first run of one other seed found .442 against .435, hence four."""
-    def network(codes: int, decay: float) -> list[dict[str, float]]:
-        config = config_of(ql_infogan, 1000, seeds=len(SEEDS), batch_size=16, rate=1e-3, codes=codes, width=8, **STYLE)
+    paper's code has it, 1e-3 and 1e-4. A first run, of one other seed and with the published weight of 200 on the
+    latents' recovery for both, found .442 against .435, but the numbers' generator drew no sprites (PSNR 6.8 dB): its
+    weight is 10 here, chosen by the samples of yet another seed."""
+    def network(codes: int, decay: float, latent_weight: float) -> list[dict[str, float]]:
+        config = config_of(ql_infogan, 1000, seeds=len(SEEDS), batch_size=16, rate=1e-3, codes=codes, width=8,
+                           latent_weight=latent_weight, **STYLE)
         config.seed = SEEDS[0]
         config.optim.update(dict(name="adamw", b1=0.0, b2=0.9, weight_decay=decay, decay_exclude=("codes", "bias"),
                                  clip_elements=1.0))
         run = trained(config, sprites())
         return [scores(run, member) for member in run.members]
 
-    means, found = compared(quantized=network(8, 1e-3), plain=network(0, 1e-4))
+    means, found = compared(quantized=network(8, 1e-3, 200.0), plain=network(0, 1e-4, 10.0))
     gain = {key: means["quantized"][key] - means["plain"][key] for key in means["plain"]}
     return Outcome(bool(gain["infom"] > threshold["infom_gain"]),
                    found | {f"{key}_gain": value for key, value in gain.items()}, SEEDS)
