@@ -162,7 +162,6 @@ class AxialTransformer(nn.Module):
             raise ValueError("AxialTransformer needs two axes or more, outer >= 0, one number or one for each axis but "
                              f"the last, and inner >= 1; got shape {tuple(self.shape)}, outer={self.outer} and "
                              f"inner={self.inner}.")
-        # As large as embedded pixels, as in the official code: attention finds its neighbours sooner.
         self.positions = Positions(tuple(self.shape), self.width)
         # Of axes before those of a map: for each its layers, of each layer the blocks from the last axis up to it.
         self.beyond = [[blocks(axes - 1 - k, False) + blocks(1, True) for _ in range(count)]

@@ -137,7 +137,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
             Player("", generator_loss, tx, moved)]
     return players(init, team, average=config.optim.average, accumulate=config.optim.accumulate, axis_name=axis_name,
                    encode=encode, decode=decode, reconstruct=reconstruct, sample=sample, figures=figures,
-                   latent=Latent(latent, model.codes))
+                   latent=Latent(latent, model.codes, codebook_axis=0 if latent and model.codes else None))
 
 
 def _numbers(width: int) -> Quantizer:

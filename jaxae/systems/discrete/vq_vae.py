@@ -216,7 +216,8 @@ def parts_of(config: ConfigDict, example: PyTree, axis_name: str | None = None) 
     return Parts(init, loss, image, dict(
         after=after if quantizer.after else None, summary=summary, prepare=prepare if quantizer.start else None,
         encode=encode, decode=decode, reconstruct=reconstruct, sample=sample, figures=figures,
-        codebook=codebook if books == 1 and latent == places else None, latent=Latent(latent, codes)))
+        codebook=codebook if books == 1 and latent == places else None,
+        latent=Latent(latent, codes, codebook_axis=len(latent) - 1 if books > 1 else None)))
 
 
 __all__ = ["Parts", "build", "defaults", "parts_of"]
