@@ -21,8 +21,10 @@ tells is still of other sources than its first: the rows of the traversals chang
 `qlae_shared` (one row of values for all latents), `qlae_fixed` (values that do not move), `qlae_vectors` (vectors in
 the place of numbers), `qlae_no_decay`. `ql_infogan` is the paper's generative adversarial network on the same codes
 (QLInfoWGAN-GP), `infogan` its baseline, which is told numbers without quantization (InfoWGAN-GP); both have the paper's
-networks, an encoder of convolutions and a decoder whose maps take the latent as their style, in small. `paper_qlae` and
-`paper_ql_infogan` are Shapes3D in 64x64 pixels, 12 latents of 10 values, in the paper's networks and settings.
+networks, an encoder of convolutions and a decoder whose maps take the latent as their style, in small, and draw sprites
+of right sizes with ragged edges after 110 s; codes have no higher InfoM than numbers here (.36 against .41, 4 seeds).
+`paper_qlae` and `paper_ql_infogan` are Shapes3D in 64x64 pixels, 12 latents of 10 values, in the paper's networks and
+settings.
 
 `paper` comes after the name of a model: 64x64 pixels and as many values of each factor as dSprites has, the networks
 and settings of Burgess et al., or of Dupont with `joint`; `joint_digits,paper` is the latter's MNIST.
