@@ -155,7 +155,8 @@ def get_config(arg: str = ""):
 
     return apply_variants(config, arg, dict(
         transformer=transformer("transformer"), linear=transformer("linear_transformer"), axial=transformer("axial"),
-        masked=transformer("masked", iterations=16), coarse=transformer("coarse_to_fine"), next_scale=transformer("next_scale"),
+        masked=transformer("masked", iterations=16), coarse=transformer("coarse_to_fine"),
+        next_scale=transformer("next_scale"),
         diffusion=denoising("diffusion"), flow_matching=denoising("flow_matching"), mixture=mixture, flow=flow,
         autoregressive=autoregressive, conditional=conditional, semantic=semantic,
         mar=tokens("masked_continuous", "random"), causal_continuous=tokens("causal_continuous", "raster"),
