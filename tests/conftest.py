@@ -1,4 +1,7 @@
-"""Eight CPU devices in every test process, quick compilation (both set before jax starts), and bounded memory maps."""
+"""Eight CPU devices in every test process, quick compilation (both set before jax starts), and bounded memory maps.
+
+With `--dist loadgroup`, tests that share an expensive fixture or reference run in one process.
+"""
 
 import itertools
 import os
@@ -14,6 +17,21 @@ os.environ["XLA_FLAGS"] = " ".join([
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 MAPS = Path("/proc/self/maps")
 _TESTS = itertools.count(1)
+_TOGETHER = {"test_readme", "test_resume"}  # one command goes on where another has been
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        values = getattr(item, "callspec", None) and item.callspec.params
+        if item.path.stem in _TOGETHER:
+            group = item.path.stem
+        elif item.path.stem == "test_parallel":  # each case has a reference
+            group = f"parallel {values['case']}"
+        elif "autoencoder" in item.fixturenames and item.path.stem == "test_configs":
+            group = f"priors of {values['name']}"
+        else:
+            continue
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

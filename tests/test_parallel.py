@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import parallel_case
 import pytest
+from commands import QUICK_COMPILATION
 
 HERE = Path(__file__).parent
 
@@ -47,7 +48,7 @@ def test_two_processes_of_four_devices_give_what_one_gives(case, layout, tmp_pat
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count=4 {QUICK_COMPILATION}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(HERE.parent)}
     workers = [subprocess.Popen(
         [sys.executable, str(HERE / "parallel_case.py"), case, layout, str(out), coordinator, "2", str(i)],

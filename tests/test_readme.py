@@ -73,7 +73,7 @@ def test_command_runs(command, place):
 def test_the_install_lines_are_the_two_commands():
     installs = [c for c in COMMANDS if c.startswith("pip ")]
     assert installs == ["pip install -e . && python experiments/run.py --config=configs/vq.py",
-                        "pip install -e '.[test]' && pytest -n 2"]
+                        "pip install -e '.[test]' && pytest -n 2 --dist loadgroup"]
     ci = (commands.ROOT / ".ci" / "run").read_text()
     assert "<!-- test command -->" in ci
 
