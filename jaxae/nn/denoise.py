@@ -162,7 +162,7 @@ class DenoiseTransformer(nn.Module):
             raise ValueError(f"patches of {p} x {p} do not tile maps of {h} x {w}: change `patch`")
         c = _Condition(self.width, self.dtype, name="embed")(t, condition)
         tiles = x.reshape(n, h // p, p, w // p, p, channels).swapaxes(2, 3).reshape(n, -1, p * p * channels)
-        position = self.param("position", nn.initializers.normal(0.02), (tiles.shape[1], self.width), jnp.float32)
+        position = self.param("position", nn.initializers.normal(1.0), (tiles.shape[1], self.width), jnp.float32)
         x = nn.Dense(self.width, dtype=self.dtype, name="in")(tiles)
         x = x + position.astype(x.dtype)
         for i in range(self.depth):

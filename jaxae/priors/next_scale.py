@@ -54,7 +54,7 @@ class _Net(nn.Module):
             table = self.param("codes", wide, (self.num_codes, self.embed), jnp.float32)
         c = nn.Embed(self.num_classes + 1, self.width, name="label")(rows)
         start = self.param("start", small, (counts[0], self.width), jnp.float32)
-        position = self.param("position", small, (sum(counts), self.width), jnp.float32)
+        position = self.param("position", wide, (sum(counts), self.width), jnp.float32)  # as large as what is read
 
         given = split_scales(indices, self.sizes)
         project, total, parts = nn.Dense(self.width, dtype=self.dtype, name="in"), 0.0, []
