@@ -146,6 +146,13 @@ def test_a_new_network_is_uniform_and_outside_the_codebook_is_nan():
     assert float(log_p[0]) == pytest.approx(-5 * np.log(CODES), rel=1e-6) and np.isnan(log_p[1])
 
 
+def test_positions_start_as_large_as_what_is_read():
+    net = _Net(((1, 1), (6, 6)), 30, 0, None, 16, 32, 1, 2, "cubic", jnp.float32)
+    params = net.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32))["params"]
+    read = params["codes"] @ params["in"]["kernel"]
+    assert 0.7 < np.std(params["position"]) / np.std(read) < 1.4
+
+
 def test_loss_hides_labels_and_is_the_same_on_one_device_and_many():
     prior, params, every, log_p = _tiny()
     many = next_scale((1, 2), 2, num_classes=2, axis_name="batch", **SMALL)

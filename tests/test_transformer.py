@@ -110,6 +110,13 @@ def test_factored_positions_are_sums_over_the_axes():
     assert whole["params"]["table"].shape == (24, 5)
 
 
+def test_positions_start_as_large_as_tokens():
+    prior = transformer((8, 8), 200, width=64, layers=1, heads=2)
+    params = prior.init(key_of(0), jnp.zeros((1, 8, 8), int))
+    tokens, places = (np.std(leaf) for leaf in (params["embed"]["embedding"], params["body"]["positions"]["axis0"]))
+    assert 0.7 < places / tokens < 1.4
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_of_the_whole_network_give_the_logits_of_teacher_forcing(kind):
     net = CausalTransformer(3, 2, Transformer(3, (2, 2, 2), attention=kind, **TINY))
