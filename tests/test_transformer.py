@@ -205,7 +205,7 @@ def test_each_codebook_has_its_own_embeddings_which_the_cache_knows(axis, start)
     for drawn in (params, other):
         np.testing.assert_array_equal(prior.sample(drawn, key_of(1), 9), prior.sample(drawn, key_of(1), 9, cache=False))
     with pytest.raises(ValueError, match="codebook_axis=2 must be an axis"):
-        transformer((2, 3), 4, **TINY, codebook_axis=2).init(key_of(0), codes)
+        transformer((2, 3), 4, **TINY, codebook_axis=2)
 
 
 def test_guidance_of_one_is_none_and_one_candidate_is_greedy():

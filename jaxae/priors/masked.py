@@ -116,6 +116,7 @@ def masked(
     (2, 4, 4)
     """
     shape = check_shape("masked", shape, (1, 2, 3), num_codes, num_classes, label_dropout)
+    codebooks_of(shape, codebook_axis)  # refuses an axis that is not there
     if schedule not in SCHEDULES:
         raise ValueError(f"masked: schedule={schedule!r} must be one of {', '.join(SCHEDULES)}.")
     length = math.prod(shape)

@@ -146,6 +146,7 @@ def transformer(
     ((3,), (2, 4, 4))
     """
     shape = check_shape("transformer", shape, (1, 2, 3), num_codes, num_classes, label_dropout, prefix)
+    codebooks_of(shape, codebook_axis)  # refuses an axis that is not there
     length, head = math.prod(shape), output_of(output, num_codes, components)
     body = Transformer(head.size, shape, width, layers, heads, mlp_ratio, True, attention, factored, dropout, axis_name,
                        dtype, style=style)

@@ -227,7 +227,15 @@ def to_unit_length(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
 
 
 def check_codes(codes: int, width: int) -> None:
-    """Raises ValueError for fewer than 2 codes, or vectors of no width."""
+    """Refuses a codebook `[codes width]` that nothing can be quantized with.
+
+    Args:
+      codes: number of vectors, K.
+      width: dimensions of each, d.
+
+    Raises:
+      ValueError: for fewer than 2 codes, or a width below 1.
+    """
     if codes < 2 or width < 1:
         raise ValueError(f"codes={codes} must be at least 2 and width={width} at least 1")
 

@@ -102,7 +102,19 @@ def underused(frequency: Float[Array, " m"], expected: Float[ArrayLike, " r"],
 
 
 def unit_rows(atoms: Float[Array, "m o"]) -> Float[Array, "m o"]:
-    r"""$D_j / \|D_j\|$ of the rows of D `[m o]`; a row of zeros stays."""
+    r"""$D_j / \max(\|D_j\|, 10^{-12})$: atoms of Euclidean norm 1; a row of zeros stays.
+
+    Args:
+      atoms: the dictionary D, a row for each of m atoms of o dimensions.
+
+    Returns:
+      `[m o]`, of the dtype of `atoms`.
+
+    Reference: the constraint of Olshausen and Field, 1996, as in Bricken et al., Towards monosemanticity, 2023.
+
+    >>> unit_rows(jnp.array([[0.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
+    """
     return atoms / jnp.maximum(jnp.linalg.norm(atoms, axis=-1, keepdims=True), 1e-12)
 
 

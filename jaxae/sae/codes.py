@@ -29,7 +29,14 @@ def examples_of(starts: Int[Array, " rows"], entries: int) -> Int[Array, " e"]:
 
 
 def size_of(codes: Codes) -> int:
-    """n, the number of examples, of codes in any form."""
+    """n, the number of examples, a Python integer (shapes are static).
+
+    Args:
+      codes: of all atoms `[n m]`, of k of each example `[n k]`, or in compressed rows with `starts [n + 1]`.
+
+    >>> size_of(Codes(jnp.ones((3, 8)))), size_of(Codes(jnp.ones(5), jnp.arange(5), jnp.array([0, 2, 5])))
+    (3, 2)
+    """
     return codes.values.shape[0] if codes.starts is None else codes.starts.shape[0] - 1
 
 

@@ -9,7 +9,20 @@ from jaxtyping import Array, Float
 
 
 def soft_threshold(z: Float[Array, "..."], t: Float[Array, ""] | float) -> Float[Array, "..."]:
-    """sign(z) max(|z| - t, 0), of any shape: the proximal map of t |z|, t at least 0."""
+    """sign(z) max(|z| - t, 0) by element: the proximal map of t |z|, argmin_u (u - z)^2 / 2 + t |u|.
+
+    Args:
+      z: of any shape.
+      t: threshold in the units of z, a scalar of at least 0 (not checked: it may be traced).
+
+    Returns:
+      Of the shape of z; the gradient is 0 where |z| < t.
+
+    Reference: Daubechies, Defrise, De Mol, 2004, arXiv math/0307152.
+
+    >>> soft_threshold(jnp.array([-2.0, 0.5, 3.0]), 1.0).tolist()
+    [-1.0, 0.0, 2.0]
+    """
     return jnp.sign(z) * jnp.maximum(jnp.abs(z) - t, 0.0)
 
 

@@ -11,12 +11,29 @@ from jaxae.sae.ranking import kth_largest, top_k
 
 
 def relu(pre: Float[Array, "n m"]) -> Codes:
-    """ReLU of all pre-activations `[n m]`, as codes of all atoms."""
+    """max(0, pre) by element, as codes of all atoms: the encoder of a sparse autoencoder with an L1 penalty.
+
+    Args:
+      pre: pre-activations of n examples and m atoms.
+
+    Returns:
+      `Codes` with `values [n m]` and no `indices`.
+
+    Reference: Cunningham et al., 2023, arXiv 2309.08600.
+    """
     return Codes(jax.nn.relu(pre))
 
 
 def check_k(k: int, atoms: int) -> None:
-    """Raises ValueError for a number of active atoms that a dictionary cannot have."""
+    """Refuses a number of active atoms that a dictionary cannot have.
+
+    Args:
+      k: active atoms of an example.
+      atoms: of the dictionary, m.
+
+    Raises:
+      ValueError: for k outside [1, m].
+    """
     if not 1 <= k <= atoms:
         raise ValueError(f"k={k} of {atoms} atoms cannot be active: choose k from 1 to {atoms}")
 

@@ -23,8 +23,7 @@ def names() -> list[str]:
 
 def defaults(name: str) -> ConfigDict:
     """The keys of a system's `config.model`, with their defaults."""
-    module = importlib.import_module(f"{__name__}.{name}")
-    return module.defaults() if hasattr(module, "defaults") else ConfigDict()
+    return importlib.import_module(f"{__name__}.{name}").defaults()
 
 
 def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> System:

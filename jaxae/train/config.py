@@ -122,9 +122,12 @@ def completed(saved: Mapping) -> dict:
     return _filled(saved, json.loads(defaults.to_json()))
 
 
-def _filled(saved, defaults):
-    return {**defaults, **{key: _filled(value, defaults[key]) if isinstance(value, Mapping) and isinstance(
-        defaults.get(key), Mapping) else value for key, value in saved.items()}}
+def _filled(saved: Mapping, defaults: Mapping) -> dict:
+    filled = {**defaults, **saved}
+    for key, value in saved.items():
+        if isinstance(value, Mapping) and isinstance(defaults.get(key), Mapping):
+            filled[key] = _filled(value, defaults[key])
+    return filled
 
 
 def differing_keys(saved: Mapping, config: Mapping, prefix: str = "") -> list[str]:
