@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from test_configs import get_config
 
 from jaxae import data, systems
@@ -171,3 +172,10 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32():
 def test_what_cannot_be_built_says_what_to_change(name, changes, message):
     with pytest.raises(ValueError, match=message):
         built(name, **changes)
+
+
+@pytest.mark.parametrize("name, message", [("discrete.vq_vea", "did you mean 'discrete.vq_vae'"),
+                                           ("latent.larger", "is a part of systems and none itself")])
+def test_what_is_no_system_is_said(name, message):
+    with pytest.raises(ValueError, match=message):
+        systems.build(ConfigDict({"system": name}), {})

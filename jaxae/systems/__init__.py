@@ -42,4 +42,7 @@ def build(config: ConfigDict, example: PyTree, axis_name: str | None = None) -> 
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"config.system={config.system!r} is not a system{hint} There are: {', '.join(names())}")
     module = importlib.import_module(f"{__name__}.{config.system}")
+    if not hasattr(module, "build"):
+        raise ValueError(f"config.system={config.system!r} is a part of systems and none itself: name one that has "
+                         "`build`, such as 'discrete.vq_vae'")
     return module.build(config, jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), example), axis_name)
